@@ -1,0 +1,60 @@
+"""What every test shares: how strict JAX is, and where the data beside the checkout lie."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Two host devices, so that what is spread over devices is spread in tests too; JAX reads this once, at its first use.
+_TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}".strip()
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+# A silent broadcast of [N] against [M, N] is how shape errors become wrong numbers.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_CORE = ("base", "growth", "exposure", "treatment", "response", "patients", "trial")
+
+# Annotated shapes of the core are checked at every call, under pytest only; an int passes for a float, as for pyright.
+if importlib.util.find_spec("beartype") is not None:
+    _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    jaxtyping.install_import_hook([f"vtrial.{module}" for module in _CORE], _CHECKER)
+
+
+def _folder_beside_checkout(name: str) -> Path:
+    folder = _REPOSITORY.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder shared/{name} beside the checkout, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real tables; the test is skipped where it is absent."""
+    return _folder_beside_checkout("data")
+
+
+@pytest.fixture(scope="session")
+def shared_facts() -> Path:
+    """Folder of the published results; the test is skipped where it is absent."""
+    return _folder_beside_checkout("facts")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Top of the checkout, for the shipped priors and experiments."""
+    return _REPOSITORY
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """No implicit change of dtype; for tests of the core (NumPyro itself does not run under it)."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

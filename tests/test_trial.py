@@ -1,0 +1,379 @@
+"""The virtual trial: by hand, against a slow reading of the equations, and the same patients whatever is asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtrial import trial
+from vtrial.base import Counts, PatientLaw, Schedule
+from vtrial.patients import BLOCK, block_key, block_of_patients, lay_out
+from vtrial.response import CR, NE, PD, PR, RECIST_1_1, SD, best_overall_response
+
+# One set of shapes for the whole module, so that it compiles once: 4 draws, 6 regimens, 3 drugs, 20 segments, 5 visits.
+DRUGS = ["a", "b", "c"]
+REGIMENS = lay_out(DRUGS, [["a"], ["a", "b"], ["c"]])
+A, AB, C, PART_A, PART_B, BLISS = range(6)
+NUM_DRAWS, NUM_REGIMENS, NUM_SEGMENTS = 4, 6, 20
+VISIT_DAY = np.array([56.0, 112.0, 168.0, 224.0, 280.0])
+EDGES = np.arange(0.0, 281.0, 14.0)
+SCHEDULE = Schedule(*(jnp.asarray(x) for x in (EDGES, [3, 7, 11, 15, 19], VISIT_DAY)))
+PREVALENCE = jnp.asarray([0.4, 0.6])
+KEY = jax.random.key(5)
+NUM_PATIENTS = 3000
+ONE_DEVICE = jax.devices()[:1]
+# Keys are fixed: at 5 SD, chance alone fails one of a million checks.
+SIGMA = 5.0
+
+
+def law_of(**changes) -> PatientLaw:
+    """Four draws that differ in the effect of drug a."""
+    values = dict(
+        mu_ln_growth=math.log(0.05),
+        omega_ln_growth=0.3,
+        growth_scale=0.134,
+        effect_mean=[[1.0, 0.5], [0.5, 0.5], [0.3, 0.3]],
+        effect_sd=[0.5, 0.4, 0.4],
+        kill_scale=[0.4, 0.5, 0.4],
+        ln_loss_rate=np.log([0.005, 0.003, 0.01]),
+        loss_rate_sd=0.8,
+        phi=np.full((3, 3), 0.6),
+        gamma=np.full((3, 3), 0.1),
+        omega_combination=0.2,
+        ln_sld_median=math.log(70.0),
+        sld_log_sd=0.6,
+        mean_lesions=2.5,
+        lesion_size_log_sd=0.4,
+        lesion_log_sd=0.25,
+        reading_error=0.04,
+        reader_effect=0.07,
+        new_lesion_hazard=0.001,
+        new_lesion_power=1.0,
+        discontinuation_hazard=0.001,
+        missed_visit=0.03,
+    )
+    unknown = set(changes) - set(values)
+    assert not unknown
+    leaves = {name: np.asarray(value, np.float32) for name, value in (values | changes).items()}
+    law = PatientLaw(**{name: np.broadcast_to(leaf, (NUM_DRAWS, *leaf.shape)) for name, leaf in leaves.items()})
+    if "effect_mean" not in changes:
+        law = law._replace(effect_mean=law.effect_mean + 0.2 * np.arange(NUM_DRAWS, dtype=np.float32)[:, None, None])
+    return jax.tree.map(jnp.asarray, law)
+
+
+def exposure_of(level=0.9):
+    """Drug a in three weeks of four, b and c always; the doses of an arm are those of its regimens."""
+    curve = np.full((NUM_REGIMENS, len(DRUGS), NUM_SEGMENTS), level)
+    curve[:, 0, 1::2] *= 0.5
+    return jnp.asarray(np.broadcast_to(curve, (NUM_DRAWS, *curve.shape)), jnp.float32)
+
+
+# every spread gone and nothing but the target lesions: patients of a draw are one and the same
+QUIET = dict(
+    omega_ln_growth=0.0,
+    effect_sd=np.zeros(3),
+    loss_rate_sd=0.0,
+    omega_combination=0.0,
+    sld_log_sd=0.0,
+    mean_lesions=1.0,
+    lesion_log_sd=0.0,
+    reading_error=0.0,
+    reader_effect=0.0,
+    new_lesion_hazard=0.0,
+    discontinuation_hazard=0.0,
+    missed_visit=0.0,
+)
+CONSTANT = dict(ln_loss_rate=np.full(3, -40.0))  # nothing is ever lost
+
+
+def simulate(law, exposure=None, regimens=REGIMENS, **settings) -> Counts:
+    settings = {"num_patients": NUM_PATIENTS, "devices": ONE_DEVICE, "chunk": 1, "key": KEY} | settings
+    exposure = exposure_of() if exposure is None else exposure
+    key = settings.pop("key")
+    counts = trial.simulate(key, law, exposure, SCHEDULE, regimens, PREVALENCE, **settings)
+    return jax.tree.map(np.asarray, counts)
+
+
+def equal(one: Counts, two: Counts):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def responders(counts: Counts):
+    """Confirmed responders of all draws and subgroups, [K]."""
+    return counts.best_response[..., [CR, PR]].sum(axis=(0, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def counts():
+    return simulate(law_of())
+
+
+# ------------------------------------------------------------------------------------------------ the same patients
+
+
+def test_every_patient_is_counted_once_in_every_regimen(counts):
+    assert counts.num_patients.sum(axis=1).tolist() == [NUM_PATIENTS] * NUM_DRAWS
+    np.testing.assert_array_equal(
+        counts.best_response.sum(axis=-1), np.broadcast_to(counts.num_patients[:, None], (4, 6, 2))
+    )
+    assert all(leaf.dtype == np.int32 for leaf in counts)
+
+
+def test_chunks_and_two_devices_do_not_change_a_count(counts):
+    assert len(jax.devices()) >= 2  # see conftest
+    # 4 draws over 2 devices in chunks of 3: the padding is cut off again
+    equal(counts, simulate(law_of(), devices=jax.devices()[:2], chunk=3))
+
+
+def test_more_patients_are_the_same_patients_and_more(counts):
+    first, second = simulate(law_of(), num_patients=BLOCK), simulate(law_of(), num_patients=BLOCK + 1)
+    for fewer, more in ((first, second), (second, counts)):
+        assert all(np.all(a <= b) for a, b in zip(fewer, more, strict=True))
+    assert (second.num_patients - first.num_patients).sum() == NUM_DRAWS
+
+
+def test_draws_are_known_by_their_index(counts):
+    later = jax.tree.map(lambda leaf: leaf[jnp.array([2, 3, 0, 1])], law_of())
+    equal(
+        jax.tree.map(lambda leaf: leaf[2:], counts), jax.tree.map(lambda leaf: leaf[:2], simulate(later, first_draw=2))
+    )
+
+
+def test_arms_and_drugs_in_another_order_are_the_same_trial(counts):
+    # arms c, b + a, a; rows of the null models follow their arm: b alone, a alone, Bliss
+    regimens = lay_out(DRUGS, [["c"], ["b", "a"], ["a"]])
+    rows = [C, AB, A, PART_B, PART_A, BLISS]
+    turned = simulate(law_of(), regimens=regimens)
+    for name in ("best_response", "responders_unconfirmed", "responders_independent"):
+        np.testing.assert_array_equal(getattr(turned, name), getattr(counts, name)[:, rows])
+
+    order = [2, 0, 1]
+    regimens = lay_out([DRUGS[d] for d in order], [["a"], ["a", "b"], ["c"]])
+    law = law_of()
+    by_drug = {name: getattr(law, name)[:, jnp.array(order)] for name in ("effect_mean", "effect_sd", "kill_scale")}
+    law = law._replace(**by_drug, ln_loss_rate=law.ln_loss_rate[:, jnp.array(order)])  # phi and gamma are all alike
+    equal(counts, simulate(law, exposure_of()[:, :, jnp.array(order)], regimens))
+
+
+def test_an_arm_alone_is_its_part_of_a_combination_at_the_same_doses(counts):
+    np.testing.assert_array_equal(counts.best_response[:, A], counts.best_response[:, PART_A])
+
+
+def test_it_compiles_once_whatever_the_numbers():
+    simulate(law_of())
+    compiled = trial._simulate._cache_size()
+    simulate(law_of(reading_error=0.1), num_patients=10_000, key=jax.random.key(99), first_draw=3)
+    assert trial._simulate._cache_size() == compiled
+
+
+def test_wide_numbers_change_nothing(counts):
+    with jax.enable_x64(True):
+        law = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), law_of())
+        wide = simulate(law)
+    assert all(leaf.dtype == np.int32 for leaf in wide)
+    equal(counts, wide)
+
+
+def test_four_devices_do_not_change_a_count(counts, repository):
+    program = """
+import json, jax
+jax.config.update("jax_num_cpu_devices", 4)
+import test_trial as t
+assert len(jax.devices()) == 4
+counts = t.simulate(t.law_of(), devices=None)
+print(json.dumps([leaf.tolist() for leaf in counts]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(repository), str(repository / "tests")]), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    equal(counts, Counts(*(np.asarray(leaf) for leaf in json.loads(done.stdout))))
+
+
+# ------------------------------------------------------------------------------------------------ by hand
+
+
+trajectories = partial(trial.trajectories, patients_per_draw=400)
+
+
+def test_one_lesion_under_one_drug_by_hand():
+    law = law_of(**QUIET, **CONSTANT, effect_mean=np.full((3, 2), 1.0))
+    got = trajectories(KEY, law, exposure_of(), SCHEDULE, REGIMENS, PREVALENCE)
+    # volume rates: growth 0.05 x 0.134 = 0.0067; kill of a 0.05 x 0.4 x (0.9, 0.45, ...) = 0.0135 on average,
+    # of c 0.018; a third of it in diameter
+    for regimen, rate in ((A, 0.0067 - 0.0135), (C, 0.0067 - 0.018)):
+        sld = 70.0 * np.exp(rate * VISIT_DAY / 3.0)
+        np.testing.assert_allclose(got.sld[regimen], np.broadcast_to(sld, got.sld[regimen].shape), rtol=1e-5)
+    np.testing.assert_allclose(got.sld_baseline, 70.0, rtol=1e-6)
+    # a: 0.881, 0.776, 0.683 (PR on day 168), 0.602, 0.530; confirmed on day 224
+    assert np.unique(np.asarray(got.codes[A]), axis=0).tolist() == [[SD, SD, PR, PR, PR]]
+    np.testing.assert_allclose(got.best_change[A], math.exp(-0.0068 * 280 / 3) - 1, rtol=1e-5)
+    assert set(np.asarray(got.best_response[A]).tolist()) == {PR}
+    assert np.asarray(got.subgroup).mean() == pytest.approx(0.6, abs=SIGMA * math.sqrt(0.24 / 1600))
+
+
+def test_a_drug_that_fades_and_a_lesion_that_vanishes_by_hand():
+    law = law_of(**QUIET, effect_mean=np.full((3, 2), 1.0), kill_scale=[0.4, 0.5, 8.0], growth_scale=0.0)
+    got = trajectories(KEY, law, exposure_of(1.0), SCHEDULE, REGIMENS, PREVALENCE)
+    # part b: kill 0.05 x 0.5 exp(-0.003 t), no growth
+    sld = 70.0 * np.exp(-0.025 * (1 - np.exp(-0.003 * VISIT_DAY)) / 0.003 / 3)
+    np.testing.assert_allclose(got.sld[PART_B], np.broadcast_to(sld, got.sld[PART_B].shape), rtol=2e-5)
+    # c: 0.4 a day on volume; 70 mm exp(-0.4 (1 - exp(-0.01 t)) / 0.01 / 3) is 0.23 mm on day 56, below 2 mm: gone
+    assert not np.asarray(got.sld[C]).any()
+    assert set(np.asarray(got.best_response[C]).tolist()) == {CR}
+
+
+def test_zero_effect_has_no_responders_in_any_regimen():
+    law = law_of(effect_mean=np.zeros((3, 2)), effect_sd=np.zeros(3), omega_combination=0.0, gamma=np.zeros((3, 3)))
+    # -30 % by error alone is more than 6 SD of the difference of two readings (0.04 sqrt 2)
+    assert not responders(simulate(law)).any()
+
+
+def test_more_effect_more_responders():
+    shares = []
+    for effect in (0.2, 0.6, 1.2, 2.4):
+        law = law_of(effect_mean=np.broadcast_to([[effect], [0.5], [0.3]], (3, 2)))
+        shares.append(responders(simulate(law)) / (NUM_DRAWS * NUM_PATIENTS))
+    shares = np.array(shares)
+    assert np.all(np.diff(shares[:, [A, PART_A, AB, BLISS]], axis=0) > 0)
+    # nothing of a is in the others
+    assert not np.diff(shares[:, [C, PART_B]], axis=0).any()
+
+
+def test_null_models(counts):
+    independent = counts.responders_independent.sum(axis=(0, 2))
+    single = responders(counts)[[PART_A, PART_B]]
+    assert not independent[[A, C, PART_A, PART_B, BLISS]].any()
+    assert max(single) <= independent[AB] <= sum(single)
+    assert np.all(counts.responders_unconfirmed.sum(axis=(0, 2)) >= responders(counts))
+
+
+def test_additive_kill_is_the_bliss_row():
+    law = law_of(phi=np.ones((3, 3)), gamma=np.zeros((3, 3)), omega_combination=0.0)
+    counts = simulate(law)
+    np.testing.assert_array_equal(counts.best_response[:, AB], counts.best_response[:, BLISS])
+
+
+def test_new_lesions_and_discontinuation_follow_their_hazards():
+    # tumours that do not move: SD to the end, unless a new lesion is there (PD) or nobody looks (NE)
+    hazard, leaving = 0.004, 0.003
+    law = law_of(
+        **QUIET | {"new_lesion_hazard": hazard, "discontinuation_hazard": leaving},
+        growth_scale=0.0,
+        effect_mean=np.zeros((3, 2)),
+        gamma=np.zeros((3, 3)),
+    )
+    counts = simulate(law).best_response[:, A].sum(axis=(0, 1))
+    stay, new = math.exp(-leaving * 56), 1 - math.exp(-hazard * 56)
+    num = NUM_DRAWS * NUM_PATIENTS
+    for code, share in ((NE, 1 - stay), (PD, stay * new), (SD, stay * (1 - new)), (PR, 0.0), (CR, 0.0)):
+        assert abs(counts[code] / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(num_patients=0), "num_patients: got 0; allowed is 1 to"),
+        (dict(chunk=0), "chunk: got 0"),
+        (dict(exposure=jnp.zeros((4, 2, 3, 20))), r"exposure: got the shape \(4, 2, 3, 20\).*\(4, 6, 3, 20\)"),
+        (dict(law=law_of()._replace(kill_scale=jnp.zeros(3))), "law: kill_scale do not have the 4 draws"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(**{"law": law_of(), **change})
+
+
+# ------------------------------------------------------------------------------------------------ independent reading
+
+
+def slow_course(one, law, exposure, present, bliss, deviation):
+    """One patient under one regimen in float64, loops over segments and lesions; SLD as read, codes of the visits."""
+    drugs = np.flatnonzero(present)
+    ln_volume, at_visit = 0.0, {}
+    for segment, (start, end) in enumerate(pairwise(EDGES)):
+        fine = start + (np.arange(50) + 0.5) / 50 * (end - start)
+        decay = [np.exp(-one.loss_rate[d] * fine).mean() for d in range(3)]
+        strength = [law.kill_scale[d] * exposure[d, segment] * decay[d] for d in range(3)]
+        joint = sum(one.effect[d] * strength[d] for d in drugs)
+        if len(drugs) == 2:
+            a, b = drugs
+            together = math.sqrt(strength[a] * strength[b])
+            width = 0.05 * together
+            e = [one.effect[d] * strength[d] for d in drugs]
+            lead = 1 / (1 + math.exp(np.clip((e[1] - e[0]) / width, -700, 700)))
+            positive = [width * np.logaddexp(0, x / width) for x in e]
+            phi = 1.0 if bliss else law.phi[a, b]
+            joint = lead * e[0] + (1 - lead) * e[1] + phi * (lead * positive[1] + (1 - lead) * positive[0])
+            if not bliss:
+                scale = law.kill_scale[a] * law.kill_scale[b] * decay[a] * decay[b]
+                joint += law.gamma[a, b] * math.sqrt(scale) * exposure[a, segment] * exposure[b, segment]
+                joint += deviation * together
+        ln_volume += one.growth * (law.growth_scale - joint) * (end - start)
+        at_visit[end] = ln_volume
+
+    baseline = one.diameter.sum()
+    nadir = read_baseline = baseline * math.exp(one.reading[0])
+    sld, codes, risk, hazard, last = [], [], 0.0, law.new_lesion_hazard, 0.0
+    for v, day in enumerate(VISIT_DAY):
+        sizes = [d * math.exp(pace * at_visit[day] / 3) for d, pace in zip(one.diameter, one.pace, strict=True)]
+        now = law.new_lesion_hazard * (sum(sizes) / baseline) ** law.new_lesion_power
+        risk, hazard, last = risk + (hazard + now) / 2 * (day - last), now, day
+        size = sum(x for x in sizes if x >= 2.0) * math.exp(one.reading[v + 1])
+        sld.append(size)
+        if one.missed[v] or law.discontinuation_hazard * day > one.discontinuation_e:
+            codes.append(NE)
+            continue
+        grown = size >= 1.2 * nadir and size - nadir >= 5.0
+        code = CR if size == 0 else PD if grown else PR if size <= 0.7 * read_baseline else SD
+        codes.append(PD if risk >= one.new_lesion_e else code)
+        nadir = min(nadir, size)
+    return sld, codes
+
+
+def test_patients_one_by_one_against_a_slow_reading_of_the_equations(counts):
+    law, exposure, num = law_of(), exposure_of(), 60
+    got = trajectories(KEY, law, exposure, SCHEDULE, REGIMENS, PREVALENCE)
+    many = jax.jit(partial(block_of_patients, num_visits=len(VISIT_DAY)))
+    best = jax.jit(jax.vmap(partial(best_overall_response, rule=RECIST_1_1), in_axes=(0, None)))
+    draw = 2
+    one_law = jax.tree.map(lambda leaf: leaf[draw], law)
+    people = many(block_key(KEY, jnp.int32(draw), jnp.int32(0)), one_law, REGIMENS, PREVALENCE)
+    people = jax.tree.map(lambda leaf: np.asarray(leaf[:num], np.float64), people)
+    one_law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), one_law)
+    for k in range(NUM_REGIMENS):
+        present, bliss = np.asarray(REGIMENS.present[k]), bool(REGIMENS.bliss[k])
+        courses = [
+            slow_course(one, one_law, np.asarray(exposure[draw, k], np.float64), present, bliss, one.combination[k])
+            for one in (jax.tree.map(lambda leaf, i=i: leaf[i], people) for i in range(num))
+        ]
+        here = slice(draw * 400, draw * 400 + num)
+        sld, codes = np.array([c[0] for c in courses]), np.array([c[1] for c in courses])
+        # 20 segments of ln volume of order 1 in float32, and 50 midpoints a segment
+        np.testing.assert_allclose(got.sld[k, here], sld, rtol=1e-4)
+        np.testing.assert_array_equal(got.codes[k, here], codes)
+        np.testing.assert_array_equal(got.best_response[k, here], best(jnp.asarray(codes), jnp.asarray(VISIT_DAY)))
+
+
+def test_trajectories_are_of_the_patients_that_are_counted():
+    got = trajectories(KEY, law_of(), exposure_of(), SCHEDULE, REGIMENS, PREVALENCE)
+    counted = simulate(law_of(), num_patients=400)
+    best = np.asarray(got.best_response).reshape(NUM_REGIMENS, NUM_DRAWS, 400)
+    classes = np.stack([(best == code).sum(axis=-1) for code in range(5)], axis=-1).swapaxes(0, 1)
+    np.testing.assert_array_equal(classes, counted.best_response.sum(axis=2))
+    # what was never assessed has no change, and a response is a change of -30 % or more
+    change, response = np.asarray(got.best_change), np.asarray(got.best_response)
+    assert np.all(change[response <= PR] <= -0.3 + 1e-4)
+    np.testing.assert_array_equal(np.isnan(change), np.all(np.asarray(got.codes) == NE, axis=-1))

@@ -1,0 +1,1 @@
+"""vtrial: from tumour volumes of mice to the response rate of patients."""

@@ -1,0 +1,257 @@
+"""The nouns of the core as NamedTuples: shapes and units, no behaviour.
+
+Axis letters: D draws, K regimens, R drugs, G time segments, V visits, B subgroups, L lesions, P patients, C response
+classes. What is written as one item here (one draw, one patient) gets a leading axis where it is vmapped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+#: RECIST 1.1 follows at most five target lesions; patients with fewer have the rest masked
+MAX_LESIONS = 5
+
+
+class PatientLaw(NamedTuple):
+    """The distribution that patients are drawn from, as one posterior draw has it.
+
+    Rates of growth and kill are those of a volume. An effect is the fraction of the PDX-scale growth removed at full
+    exposure in a mouse (0 nothing, 1 stasis, above 1 shrinkage); `kill_scale` carries it to patients.
+
+    Attributes
+    ----------
+    mu_ln_growth, omega_ln_growth : Array []
+        Mean and SD over new PDX models, that is patients, of ln growth (growth in 1/day, in mice).
+    growth_scale : Array []
+        Growth in a patient over that in a mouse.
+    effect_mean : Array [R, B]
+        Mean effect of each drug in each subgroup.
+    effect_sd : Array [R]
+        SD of the effect over patients.
+    kill_scale : Array [R]
+        Kill in a patient over that in a mouse, at effect-time curve 1.
+    ln_loss_rate : Array [R]
+        Ln of the median rate (1/day) at which the effect fades.
+    loss_rate_sd : Array []
+        SD of that ln between patients.
+    phi, gamma : Array [R, R]
+        Combination rule, see `treatment.combine`; symmetric, the diagonal is not read.
+    omega_combination : Array []
+        SD over patients of what a combination adds to the rule, as a fraction of growth.
+    ln_sld_median, sld_log_sd : Array []
+        Ln of the median (mm), and log-SD over patients, of the sum of longest diameters at baseline.
+    mean_lesions : Array []
+        Mean number of target lesions, 1 to 5.
+    lesion_size_log_sd : Array []
+        Log-SD of the diameters of the lesions of one patient at baseline.
+    lesion_log_sd : Array []
+        Log-SD of the pace (growth and kill together) of the lesions of one patient.
+    reading_error : Array []
+        SD of ln SLD per assessment, baseline included.
+    reader_effect : Array []
+        SD of ln SLD between readers; the same at all assessments of a patient.
+    new_lesion_hazard, new_lesion_power : Array []
+        Hazard (1/day) at the baseline size, and its exponent in SLD over baseline SLD.
+    discontinuation_hazard : Array []
+        Hazard (1/day) of leaving for reasons other than progression.
+    missed_visit : Array []
+        Probability that an assessment is not made.
+    """
+
+    mu_ln_growth: jax.Array
+    omega_ln_growth: jax.Array
+    growth_scale: jax.Array
+    effect_mean: jax.Array
+    effect_sd: jax.Array
+    kill_scale: jax.Array
+    ln_loss_rate: jax.Array
+    loss_rate_sd: jax.Array
+    phi: jax.Array
+    gamma: jax.Array
+    omega_combination: jax.Array
+    ln_sld_median: jax.Array
+    sld_log_sd: jax.Array
+    mean_lesions: jax.Array
+    lesion_size_log_sd: jax.Array
+    lesion_log_sd: jax.Array
+    reading_error: jax.Array
+    reader_effect: jax.Array
+    new_lesion_hazard: jax.Array
+    new_lesion_power: jax.Array
+    discontinuation_hazard: jax.Array
+    missed_visit: jax.Array
+
+
+class Schedule(NamedTuple):
+    """When tumours are looked at, and the time segments between.
+
+    Attributes
+    ----------
+    edges : Array [G + 1]
+        Strictly increasing days, the first is 0, the last is the last visit; every visit is an edge.
+    visit_segment : Array [V]
+        Index of the segment that ends at each visit.
+    visit_day : Array [V]
+        Days of the visits, increasing, above 0. At most 31 visits.
+    """
+
+    edges: jax.Array
+    visit_segment: jax.Array
+    visit_day: jax.Array
+
+
+class Regimens(NamedTuple):
+    """Which drugs are given together, and which rows are the null models of which; see `patients.lay_out`.
+
+    Attributes
+    ----------
+    present : Array [K, R]
+        Whether a drug belongs to the regimen, bool.
+    bliss : Array [K]
+        Whether the regimen follows Bliss (phi 1, gamma 0, no spread) instead of the combination rule, bool.
+    parts : Array [K, K]
+        ``parts[k, j]``: regimen j is one drug of the combination k alone, at the doses of k. Rows of False for others.
+    arm : Array [K]
+        Arm of the trial whose doses the regimen has, int32.
+    drug_hash : Array [R]
+        Number of each drug's name, uint32: the random numbers of a drug hang on its name, not on its place.
+    combination_hash : Array [K]
+        Number of the set of drugs given together, uint32.
+    """
+
+    present: jax.Array
+    bliss: jax.Array
+    parts: jax.Array
+    arm: jax.Array
+    drug_hash: jax.Array
+    combination_hash: jax.Array
+
+
+class Deviates(NamedTuple):
+    """The random numbers of one patient: z standard normal, u uniform on [0, 1), e unit exponential.
+
+    Attributes
+    ----------
+    subgroup_u, num_lesions_u : Array []
+        Membership of a subgroup; number of lesions.
+    growth_z, loss_rate_z, sld_z, reader_z : Array []
+        Growth, loss of effect, size at baseline, reader.
+    effect_z : Array [R]
+        Effect of each drug.
+    combination_z : Array [K]
+        Deviation from the combination rule; equal for regimens of the same drugs.
+    lesion_size_z, lesion_pace_z : Array [L]
+        Diameter and pace of each lesion.
+    reading_z : Array [V + 1]
+        Reading error at baseline and at each visit.
+    new_lesion_e, discontinuation_e : Array []
+        Cumulative hazard at which it happens.
+    missed_u : Array [V]
+        Missed visits.
+    """
+
+    subgroup_u: jax.Array
+    num_lesions_u: jax.Array
+    growth_z: jax.Array
+    loss_rate_z: jax.Array
+    sld_z: jax.Array
+    reader_z: jax.Array
+    effect_z: jax.Array
+    combination_z: jax.Array
+    lesion_size_z: jax.Array
+    lesion_pace_z: jax.Array
+    reading_z: jax.Array
+    new_lesion_e: jax.Array
+    discontinuation_e: jax.Array
+    missed_u: jax.Array
+
+
+class Patient(NamedTuple):
+    """One virtual patient: all that a trial needs to know of them, whatever they are given.
+
+    Attributes
+    ----------
+    subgroup : Array []
+        Index of the subgroup, int32.
+    growth : Array []
+        Growth of the tumour's volume on the scale of PDX models, 1/day.
+    effect : Array [R]
+        Fraction of growth removed by each drug.
+    loss_rate : Array [R]
+        Rate at which the effect fades, 1/day.
+    combination : Array [K]
+        What each combination adds to the rule, as a fraction of growth.
+    diameter : Array [L]
+        Longest diameter of each target lesion at baseline, mm; 0 where there is none.
+    pace : Array [L]
+        Pace of each lesion over that of the patient.
+    reading : Array [V + 1]
+        Ln of read over true SLD, at baseline and at each visit.
+    new_lesion_e, discontinuation_e : Array []
+        Cumulative hazard at which a new lesion appears and at which the patient leaves.
+    missed : Array [V]
+        Whether a visit is missed, bool.
+    """
+
+    subgroup: jax.Array
+    growth: jax.Array
+    effect: jax.Array
+    loss_rate: jax.Array
+    combination: jax.Array
+    diameter: jax.Array
+    pace: jax.Array
+    reading: jax.Array
+    new_lesion_e: jax.Array
+    discontinuation_e: jax.Array
+    missed: jax.Array
+
+
+class Counts(NamedTuple):
+    """What leaves the device, int32. The response classes C are CR, PR, SD, PD, NE.
+
+    Attributes
+    ----------
+    best_response : Array [D, K, B, 5]
+        Patients by best overall response, confirmed.
+    responders_unconfirmed : Array [D, K, B]
+        Patients with CR or PR where no confirmation is asked for.
+    responders_independent : Array [D, K, B]
+        Patients who have a confirmed response to at least one of the combination's drugs given alone, at the doses of
+        the combination (independent action); 0 for regimens without parts.
+    num_patients : Array [D, B]
+        Patients in each subgroup.
+    """
+
+    best_response: jax.Array
+    responders_unconfirmed: jax.Array
+    responders_independent: jax.Array
+    num_patients: jax.Array
+
+
+class Trajectories(NamedTuple):
+    """Single patients for figures; N patients, the same in every regimen.
+
+    Attributes
+    ----------
+    sld_baseline : Array [N]
+        Sum of longest diameters as read before treatment, mm.
+    sld : Array [K, N, V]
+        The same at the visits, whether or not the visit was made, mm.
+    codes : Array [K, N, V]
+        Response of each visit (CR 0, PR 1, SD 2, PD 3, NE 4); visits after the first PD are read too.
+    best_change : Array [K, N]
+        Smallest change from baseline up to the first PD (fraction); NaN without an assessment.
+    best_response : Array [K, N]
+        Best overall response, confirmed.
+    subgroup : Array [N]
+        Index of the subgroup.
+    """
+
+    sld_baseline: jax.Array
+    sld: jax.Array
+    codes: jax.Array
+    best_change: jax.Array
+    best_response: jax.Array
+    subgroup: jax.Array

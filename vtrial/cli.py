@@ -1,0 +1,323 @@
+"""The command line: it reads arguments, prints, and turns every end of a run into one line and an exit code.
+
+Exit codes: 0 done; 1 an unexpected fault; 2 bad input; 3 the fit did not pass its gates (all outputs are written and
+say so); 4 stopped by Ctrl-C or SIGTERM, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vtrial.errors import GateError, InputError, InterruptedRun, VtrialError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from vtrial.run import Devices
+
+DEBUG = "VTRIAL_DEBUG"
+_NUMBERS = (
+    "num_patients",
+    "mean",
+    "sd",
+    "q05",
+    "q25",
+    "q50",
+    "q75",
+    "q95",
+    "observed_responders",
+    "observed_patients",
+)
+STOPPED = "stopped; the same command goes on"
+# typer carries its own copy of click; the base of all faults of usage is reached through the one that it shows.
+_UsageFault: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="vtrial",
+    help="From tumour volumes of mice to the response rate of patients.",
+    epilog="Exit codes: 0 done, 1 unexpected fault, 2 bad input, 3 the fit did not pass its gates, 4 stopped.",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Kind = Literal["auto", "cpu", "cuda"]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run folder that `vtrial run` or `vtrial fit` left.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Run folder; nothing outside it is reused. Default: runs/NAME/KEY."),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, with loose gates; every output says so.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as fit.chains=2; may be given again."),
+]
+Device = Annotated[Kind, typer.Option("--device", help="Where the trial runs; auto is the GPU where there is one.")]
+FitDevice = Annotated[Kind, typer.Option("--fit-device", help="Where the fit runs; auto is the CPU.")]
+
+
+@app.command()
+def check(file: File, quick: Quick = False, overrides: Sets = None) -> None:
+    """Read the configuration, priors and data, and say what would run, or what is wrong and where."""
+    from vtrial.experiment import load_experiment
+
+    experiment = load_experiment(file, overrides or (), quick)
+    from vtrial import run as pipeline
+
+    print(pipeline.check(experiment).rstrip("\n"))
+    print("ok")
+
+
+@app.command()
+def run(
+    file: File,
+    out: Out = None,
+    quick: Quick = False,
+    overrides: Sets = None,
+    device: Device = "auto",
+    fit_device: FitDevice = "auto",
+) -> None:
+    """Fit the curves, simulate the trial, and write tables, figures and a report."""
+    from vtrial.experiment import load_experiment
+
+    experiment = load_experiment(file, overrides or (), quick)
+    devices = _devices(device, fit_device)
+    from vtrial import run as pipeline
+
+    try:
+        folder = Path(pipeline.run(experiment, out, devices=devices, console=_console()))
+    except GateError as failure:
+        print("THE FIT DID NOT PASS ITS GATES: the numbers below are not to be relied on.")
+        _print_answer(getattr(failure, "folder", None) or out)
+        raise
+    if experiment.is_quick:
+        print("QUICK RUN: few draws and loose gates, for a first look only.")
+    if experiment.data.synthetic:
+        print("SYNTHETIC DATA: the table holds no real measurement.")
+    _print_answer(folder)
+    print(_shown(folder))
+
+
+@app.command()
+def fit(
+    file: File,
+    out: Out = None,
+    quick: Quick = False,
+    overrides: Sets = None,
+    device: Device = "auto",
+    fit_device: FitDevice = "auto",
+) -> None:
+    """Fit the curves only: the first stage of a run."""
+    from vtrial.experiment import load_experiment
+
+    experiment = load_experiment(file, overrides or (), quick)
+    devices = _devices(device, fit_device)
+    from vtrial import run as pipeline
+
+    print(_shown(pipeline.fit(experiment, out, devices=devices, console=_console())))
+
+
+@app.command()
+def simulate(
+    run_dir: RunDir,
+    patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
+    draws: Annotated[int | None, typer.Option(metavar="D", min=1, help="Posterior draws.")] = None,
+    overrides: Sets = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Simulate the trial of a run again, without fitting again."""
+    _check_run_folder(run_dir)
+    devices = _devices(device, "auto")
+    from vtrial import run as pipeline
+
+    console = None if as_json else _console()
+    result = pipeline.simulate(
+        run_dir, patients=patients, draws=draws, overrides=overrides or (), devices=devices, console=console
+    )
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print_result(result)
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write the tables, figures and page of a run again."""
+    _check_run_folder(run_dir)
+    from vtrial import run as pipeline
+
+    print(_shown(pipeline.report(run_dir, console=_console())))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, memory, caches, and what is missing."""
+    from vtrial.doctor import findings
+
+    for line in findings():
+        print(line)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    from vtrial.devices import versions
+
+    print(f"vtrial {versions(('vtrial',))['vtrial'] or 'not installed'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; whatever goes wrong is one line on stderr.
+
+    With ``VTRIAL_DEBUG=1`` in the environment the line follows the traceback.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+    try:
+        with _terminable():
+            code = app(args=arguments, prog_name="vtrial", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        # typer turns Ctrl-C into the exit code of a shell.
+        return _told(STOPPED, InterruptedRun.exit_code) if code == 130 else int(code or 0)
+    except _UsageFault as error:
+        hint = f"vtrial {arguments[0]} --help" if arguments[0] in _commands() else "vtrial --help"
+        return _told(f"error: {error.format_message().rstrip('.')}; see {hint}", InputError.exit_code)
+    except InterruptedRun as error:
+        return _told(str(error) or STOPPED, error.exit_code)
+    except VtrialError as error:
+        return _told(f"error: {error}", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _told(STOPPED, InterruptedRun.exit_code)
+    except BrokenPipeError:
+        # The reader went away, as `head` does; Python would complain once more at exit.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return 1
+    except MemoryError:
+        return _told("error: not enough memory; ask for fewer draws or patients", 1)
+    except Exception as error:
+        what = f"{type(error).__name__}: {str(error) or 'no message'}"
+        return _told(f"unexpected error: {what[:500]} ({DEBUG}=1 shows where; please report it)", 1)
+
+
+def _told(message: str, code: int) -> int:
+    if os.environ.get(DEBUG, "0") not in ("", "0") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        print(f"vtrial: {_plain(message)}", file=sys.stderr)
+    return code
+
+
+def _plain(text: str) -> str:
+    """One line whatever a file, key or arm is called; no control sequence of theirs reaches the terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _commands() -> set[str | None]:
+    return {one.name or (one.callback.__name__ if one.callback else None) for one in app.registered_commands}
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that locks and files are left in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _devices(device: Kind, fit_device: Kind) -> Devices:
+    """Set the devices up before anything uses JAX; asking for one that is absent is an error here."""
+    from vtrial import devices
+
+    devices.configure(device, fit_device)
+    from vtrial.run import Devices
+
+    return Devices(trial=device, fit=fit_device)
+
+
+def _console() -> Console | None:
+    """A console for progress where somebody looks at it; else None, and log lines on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        return Console(stderr=True)
+    log = logging.getLogger("vtrial")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    return None
+
+
+def _check_run_folder(path: Path) -> None:
+    from vtrial.store import RunFolder
+
+    RunFolder(path).manifest()
+
+
+def _shown(path: Any) -> str:
+    """The path as short as it can be written from here."""
+    path = Path(getattr(path, "path", path))
+    with contextlib.suppress(ValueError):
+        path = path.absolute().relative_to(Path.cwd())
+    return str(path)
+
+
+def _print_answer(folder: Path | None) -> None:
+    """Print the response rates of a run beside the published counts."""
+    file = Path(folder) / "orr.csv" if folder else None
+    if file is None or not file.is_file():
+        return
+    import pandas as pd
+
+    # Empty is missing in numbers only: an arm may be called NA.
+    numbers: dict[str, list[str]] = {name: [""] for name in _NUMBERS}
+    _print_rates(pd.read_csv(file, keep_default_na=False, na_values=numbers))
+
+
+def _print_result(result: Mapping[str, Any]) -> None:
+    """Print what a simulation returned: its rates as a table, the rest as it is."""
+    arms = result.get("arms")
+    if isinstance(arms, list) and arms and all({"arm", "endpoint", "kind", "mean"} <= set(one) for one in arms):
+        import pandas as pd
+
+        _print_rates(pd.DataFrame(arms))
+        result = {key: value for key, value in result.items() if key != "arms"}
+    for key, value in result.items():
+        print(f"{key}: {_plain(value) if isinstance(value, str) else json.dumps(value)}")
+
+
+def _print_rates(orr: pd.DataFrame) -> None:
+    from vtrial.report.tables import format_orr_table
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(format_orr_table(orr, width=width))

@@ -1,0 +1,393 @@
+"""The experiment as frozen pydantic models, each stage of a run with a section of its own; no jax.
+
+`vtrial.experiment` reads a file into them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
+
+from vtrial import dosing
+from vtrial.yamlfile import fault, nearest
+
+DEFAULT_TRIAL_SIZE = 50
+MAX_VISITS = 400
+_DAYS_PER = {"h": 1 / 24, "d": 1.0, "day": 1.0, "days": 1.0, "wk": 7.0, "week": 7.0, "weeks": 7.0}
+_DOSE_UNITS = {
+    f"{mass}{per}": (factor, f"mg{per}")
+    for mass, factor in {"mg": 1.0, "g": 1000.0, "ug": 0.001}.items()
+    for per in ("", "/m2", "/kg")
+}
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z][A-Za-z0-9/]*)\s*\Z", re.ASCII)
+
+
+class Dose(NamedTuple):
+    """An amount of drug per administration: ``value`` in ``unit`` mg, mg/m2 or mg/kg."""
+
+    value: float
+    unit: str
+
+    def __str__(self) -> str:
+        """Write the dose as a file does."""
+        return f"{_number(self.value)} {self.unit}"
+
+
+def parse_dose(text: object) -> Dose:
+    """Read ``3.2 mg``, ``1000 mg/m2`` or ``2 mg/kg`` (also g and ug, turned into mg)."""
+    match = _QUANTITY.match(text) if isinstance(text, str) else None
+    factor, unit = _DOSE_UNITS.get(match[2], (0.0, "")) if match else (0.0, "")
+    value = float(match[1]) * factor if match else 0.0
+    if not 0.0 < value < 1e9:
+        allowed = f"units are {', '.join(_DOSE_UNITS)}"
+        raise ValueError(f"must be a dose above 0 with its unit, such as '3.2 mg' or '1000 mg/m2' ({allowed})")
+    return Dose(value, unit)
+
+
+def parse_duration(text: object) -> float:
+    """Read ``7 d``, ``12 h`` or ``3 wk`` as days."""
+    match = _QUANTITY.match(text) if isinstance(text, str) else None
+    if match is None or match[2] not in _DAYS_PER or float(match[1]) > 1e6:
+        raise ValueError(f"must be a duration with its unit, such as '7 d' (units are {', '.join(_DAYS_PER)})")
+    return float(match[1]) * _DAYS_PER[match[2]]
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value!r}"
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _scalar(value: object) -> str | int | float | bool:
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("must be one text or number")
+    return value
+
+
+_listed = BeforeValidator(_as_tuple)
+_written_duration = PlainSerializer(lambda days: f"{_number(days)} d", return_type=str, when_used="unless-none")
+_text_schema = WithJsonSchema({"type": "string"})
+Duration = Annotated[float, BeforeValidator(parse_duration), _written_duration, _text_schema]
+DoseText = Annotated[Dose, PlainValidator(parse_dose), PlainSerializer(str, return_type=str), _text_schema]
+Scalar = Annotated[str | int | float | bool, PlainValidator(_scalar)]
+Text = Annotated[str, Field(min_length=1, max_length=10_000)]
+Texts = Annotated[tuple[Text, ...], _listed]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversions, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """The table of tumour volumes and how to read it."""
+
+    path: Text = Field(description="path of the table, relative to the experiment file")
+    source: Text = Field(description="text that says where the table comes from")
+    synthetic: bool = Field(default=False, description="true where the table holds no real measurement")
+    if_missing: Text | None = Field(default=None, description="line that says where to get the table")
+    columns: dict[Text, Text] = Field(default={}, description="canonical column name: name in the table")
+    constants: dict[Text, Scalar] = Field(
+        default={}, description="canonical column that the table lacks: its one value"
+    )
+    control: Texts = Field(default=("untreated",), min_length=1, description="names of the arms without drug")
+    separator: Text = Field(default=" + ", description="text between the drugs in the name of an arm")
+    aliases: dict[Text, Text] = Field(default={}, description="other name: the drug name that the table uses")
+    detection_limit_mm3: float = Field(
+        default=10.0, gt=0, description="volumes at or below are left-censored here, mm3"
+    )
+    tumour_types: Texts | None = Field(default=None, min_length=1, description="tumour types to keep; null for all")
+    arms: Texts | None = Field(default=None, min_length=1, description="arms to keep beside the control; null for all")
+    single_agents_only: bool = Field(default=False, description="true leaves the combinations out")
+
+
+class Gates(Section):
+    """What a fit must reach to pass."""
+
+    rhat: float = Field(default=1.01, gt=1, description="largest R-hat of population parameters")
+    ess_bulk: float = Field(default=400.0, ge=0, description="smallest bulk effective sample size")
+    ess_tail: float = Field(default=400.0, ge=0, description="smallest tail effective sample size")
+    rhat_pdx_model: float = Field(default=1.05, gt=1, description="largest R-hat at the level of PDX models")
+    divergences: Share = Field(default=0.001, description="largest share of divergent draws")
+    max_tree_depth_share: Share = Field(default=0.05, description="largest share of draws at the greatest tree depth")
+
+
+class FitConfig(Section):
+    """The model and its sampler."""
+
+    growth: Literal["exponential", "gompertz"] = Field(default="exponential", description="law of untreated growth")
+    drug_classes: dict[Text, Text] = Field(default={}, description="drug: class, beyond the shipped list")
+    evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")
+    seed: Seed = Field(default=1, description="seed of the fit")
+    chains: int = Field(default=4, ge=1, le=256, description="number of chains")
+    warmup: Count = Field(default=500, description="warm-up draws per chain")
+    draws: int = Field(default=500, ge=4, le=10_000_000, description="kept draws per chain; R-hat needs 4")
+    block: Count = Field(default=100, description="draws per block: progress and checkpoints")
+    chain_method: Literal["parallel", "vectorized", "sequential"] = Field(
+        default="parallel", description="how chains run"
+    )
+    start: Literal["svi", "prior"] = Field(default="svi", description="where the chains start")
+    svi_steps: Count = Field(default=2000, description="steps of the variational quick look")
+    target_accept: float = Field(default=0.8, gt=0, lt=1, description="target acceptance of NUTS")
+    max_tree_depth: int = Field(default=8, ge=1, le=20, description="greatest tree depth of NUTS")
+    gates: Gates = Field(default=Gates(), description="convergence gates")
+
+
+class MiceConfig(Section):
+    """Posterior predictive response of mice."""
+
+    replicates: Count = Field(default=400, description="posterior draws used")
+    min_models: Count = Field(default=25, description="arms with fewer PDX models are left out")
+    seed: Seed = Field(default=2, description="seed of the replicated mice")
+
+
+class Visits(Section):
+    """Days of tumour assessment."""
+
+    every_days: Count = Field(default=56, description="days between visits")
+    until_days: Count = Field(default=672, description="day of the last possible visit")
+    then_every_days: Count | None = Field(default=None, description="days between later visits")
+    then_after_days: Count | None = Field(default=None, description="day from which the later spacing holds")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Visits:
+        if self.every_days > self.until_days:
+            raise fault("must not be above until_days: there would be no visit", "every_days")
+        if (self.then_every_days is None) != (self.then_after_days is None):
+            raise fault("then_every_days and then_after_days must be given together")
+        if self.then_after_days is not None and not self.every_days <= self.then_after_days < self.until_days:
+            raise fault("must be at or above every_days and below until_days", "then_after_days")
+        if self.until_days / min(self.every_days, self.then_every_days or self.every_days) > MAX_VISITS:
+            raise fault(f"visits must be at most {MAX_VISITS}; raise every_days or lower until_days", "until_days")
+        return self
+
+    def days(self) -> tuple[int, ...]:
+        """Days of the visits after baseline, in order: the first spacing up to its end, then the second."""
+        if self.then_every_days is None or self.then_after_days is None:
+            return tuple(range(self.every_days, self.until_days + 1, self.every_days))
+        first = tuple(range(self.every_days, self.then_after_days + 1, self.every_days))
+        return first + tuple(range(first[-1] + self.then_every_days, self.until_days + 1, self.then_every_days))
+
+
+class Dosing(Section):
+    """Dose and schedule of one drug: ``days`` of each ``repeat``, for the first ``on`` of each ``cycle``."""
+
+    dose: DoseText = Field(description="amount per administration, such as 3.2 mg")
+    times_per_day: int = Field(default=1, ge=1, le=24, description="administrations on a dosing day")
+    days: Annotated[tuple[int, ...] | None, _listed] = Field(
+        default=None, min_length=1, description="dosing days within each repeat, counted from 1; null for the first"
+    )
+    repeat: Duration = Field(gt=0, description="period of the schedule, such as 7 d")
+    on: Duration | None = Field(default=None, gt=0, description="treated part at the head of each cycle, such as 21 d")
+    cycle: Duration | None = Field(default=None, gt=0, description="length of a cycle, such as 28 d")
+    start: Duration = Field(default=0.0, description="time of the first dose after the start of the trial, such as 0 d")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dosing:
+        for key in ("repeat", "on", "cycle", "start"):
+            if (getattr(self, key) or 0.0) % 1.0:
+                raise fault("must be whole days; for several doses within a day use times_per_day", key)
+        for index, day in enumerate(self.days or ()):
+            if not 1 <= day <= self.repeat:
+                raise fault(f"must be a day in 1..{_number(self.repeat)} (1 to repeat)", "days", index)
+        if self.days is not None and list(self.days) != sorted(set(self.days)):
+            raise fault("must be in increasing order without doubles", "days")
+        if (self.on is None) != (self.cycle is None):
+            raise fault("on and cycle must be given together", "on" if self.cycle is None else "cycle")
+        if self.on is not None and self.cycle is not None and (self.on > self.cycle or self.on % self.repeat):
+            raise fault("must be a multiple of repeat and not above cycle", "on")
+        try:
+            dosing.check_dosing(self.to_dosing())
+        except ValueError as error:
+            key, _, message = str(error).partition(": ")
+            raise fault(message, key) from None
+        return self
+
+    def to_dosing(self) -> dosing.Dosing:
+        """The regimen as the simulation takes it, in days."""
+        return dosing.Dosing(
+            amount=self.dose.value,
+            unit=self.dose.unit,
+            times_per_day=self.times_per_day,
+            days=self.days or (1,),
+            repeat_days=int(self.repeat),
+            on_days=None if self.on is None else int(self.on),
+            cycle_days=None if self.cycle is None else int(self.cycle),
+            start_day=int(self.start),
+        )
+
+
+class Observed(Section):
+    """Published counts, shown beside the prediction and never read by the simulation."""
+
+    subgroup: Text = Field(default="all", description="a subgroup of the cohort, or all")
+    responders: int = Field(ge=0, description="number of responders")
+    patients: Count = Field(description="number of patients")
+    source: Text = Field(description="text that says where the counts come from")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Observed:
+        if self.responders > self.patients:
+            raise fault(f"must not be above patients ({self.patients})", "responders")
+        return self
+
+
+class Arm(Section):
+    """One treatment arm of a virtual trial."""
+
+    name: Text = Field(description="name of the arm in every output")
+    drugs: dict[Text, Dosing] = Field(min_length=1, description="drug: dose and schedule")
+    observed: Annotated[tuple[Observed, ...], _listed] = Field(default=(), description="published counts")
+    num_patients: Count | None = Field(default=None, description="size of the predictive trial; null for that observed")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Arm:
+        for index, one in enumerate(self.observed):
+            if one.subgroup in [earlier.subgroup for earlier in self.observed[:index]]:
+                raise fault("must be named once among the observed counts of an arm", "observed", index, "subgroup")
+        return self
+
+    def trial_size(self, subgroup: str = "all") -> int:
+        """Size of the predictive trial: as stated, else that of the counts observed in the subgroup, else 50."""
+        seen = {one.subgroup: one.patients for one in self.observed}
+        return self.num_patients or seen.get(subgroup, DEFAULT_TRIAL_SIZE)
+
+
+class Subgroup(Section):
+    """Part of a cohort that shares covariates."""
+
+    prevalence: float = Field(gt=0, le=1, description="share of the cohort")
+    covariates: dict[Text, float] = Field(default={}, description="covariate: value")
+
+
+class Cohort(Section):
+    """Patients of one tumour type and the arms they are given."""
+
+    tumour_type: Text = Field(description="tumour type, as the table or the evidence spells it")
+    label: Text | None = Field(default=None, description="longer name for outputs")
+    subgroups: dict[Text, Subgroup] = Field(default={}, description="subgroup: prevalence and covariates")
+    arms: Annotated[tuple[Arm, ...], _listed] = Field(min_length=1, description="list of arms")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Cohort:
+        if "all" in self.subgroups:
+            raise fault("is the name of the whole cohort; choose another", "subgroups", "all")
+        total = math.fsum(one.prevalence for one in self.subgroups.values())
+        if self.subgroups and abs(total - 1.0) > 1e-6:
+            raise fault(f"prevalences must sum to 1, found {total:.6g}", "subgroups")
+        known = ["all", *self.subgroups]
+        for index, arm in enumerate(self.arms):
+            for place, one in enumerate(arm.observed):
+                if one.subgroup not in known:
+                    at = ("arms", index, "observed", place, "subgroup")
+                    raise fault(f"must be one of {', '.join(known)}", *at, names=known)
+        return self
+
+
+class TrialConfig(Section):
+    """The virtual trial."""
+
+    seed: Seed = Field(default=3, description="seed of the virtual patients")
+    draws: Count = Field(default=1000, description="posterior draws used")
+    patients: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        default=2000, description="patients per draw and arm"
+    )
+    confirmation: bool = Field(default=True, description="true where a response must be confirmed")
+    recist: Annotated[Literal["1.1"], BeforeValidator(lambda v: "1.1" if v == 1.1 else v)] = Field(
+        default="1.1", description="version of RECIST"
+    )
+    visits: Visits = Field(default=Visits(), description="days of tumour assessment")
+    cohorts: Annotated[tuple[Cohort, ...], _listed] = Field(default=(), description="list of cohorts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrialConfig:
+        seen: set[tuple[str, str]] = set()
+        for index, cohort in enumerate(self.cohorts):
+            for place, arm in enumerate(cohort.arms):
+                if (cohort.tumour_type, arm.name) in seen:
+                    at = ("cohorts", index, "arms", place, "name")
+                    raise fault("must be given to one arm only of a tumour type", *at)
+                seen.add((cohort.tumour_type, arm.name))
+        return self
+
+
+class ReportConfig(Section):
+    """The page."""
+
+    title: Text | None = Field(default=None, description="title of the page; null for that of the experiment")
+    patients_shown: int = Field(default=60, ge=1, le=5000, description="virtual patients in the figures")
+
+
+class Experiment(Section):
+    """A whole experiment file; ``file`` is where it was read, ``is_quick`` whether the quick settings are in it."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="1 to 64 of a-z, 0-9, _ and -, the first a letter or digit; it names the run folder",
+    )
+    title: Text | None = Field(default=None, description="title in words")
+    priors: Texts = Field(default=(), description="prior files or folders laid over the shipped ones, relative paths")
+    data: DataConfig = Field(description="section that names the table")
+    fit: FitConfig = Field(default=FitConfig(), description="section of the fit")
+    mice: MiceConfig = Field(default=MiceConfig(), description="section of the replicated mice")
+    trial: TrialConfig = Field(default=TrialConfig(), description="section of the virtual trial")
+    report: ReportConfig = Field(default=ReportConfig(), description="section of the report")
+    quick: dict[str, Any] = Field(default={}, description="settings that --quick lays over the others")
+
+    _file: Path = PrivateAttr(Path("experiment.yaml"))
+    _is_quick: bool = PrivateAttr(False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        allowed = ("data", "fit", "mice", "trial", "report")
+        for section in self.quick:
+            if section not in allowed:
+                raise fault(f"quick may hold {', '.join(allowed)}{nearest(section, allowed)}", "quick", section)
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The experiment file, as an absolute path."""
+        return self._file
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the quick settings were laid over the file."""
+        return self._is_quick
+
+    def path_of(self, written: str) -> Path:
+        """Turn a path written in the experiment, relative to its file, into an absolute one."""
+        return Path(os.path.normpath(self._file.parent / written))
+
+    def data_path(self) -> Path:
+        """Path of the table."""
+        return self.path_of(self.data.path)
+
+    def evidence_paths(self) -> tuple[Path, ...]:
+        """Paths of the tables of published results."""
+        return tuple(map(self.path_of, self.fit.evidence))
+
+    def prior_paths(self) -> tuple[Path, ...]:
+        """Paths of the extra priors."""
+        return tuple(map(self.path_of, self.priors))

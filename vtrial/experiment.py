@@ -1,0 +1,210 @@
+"""The experiment file: YAML -> `Experiment` with the line of every fault, back to YAML, and the keys of a run; no jax.
+
+Order of settings, later over earlier: the file; with ``--quick`` the built-in quick settings and then the file's own
+``quick`` section; ``--set`` on the command line.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vtrial.config import Experiment
+from vtrial.errors import InputError
+from vtrial.yamlfile import KeyPath, YamlDocument, dump_yaml, parse_yaml_value, read_yaml, validated
+
+QUICK: dict[str, Any] = {
+    "fit": {
+        "warmup": 150,
+        "draws": 150,
+        "chains": 2,
+        "svi_steps": 500,
+        "gates": {
+            "rhat": 1.2,
+            "ess_bulk": 20.0,
+            "ess_tail": 20.0,
+            "rhat_pdx_model": 1.5,
+            "divergences": 0.1,
+            "max_tree_depth_share": 1.0,
+        },
+    },
+    "mice": {"replicates": 50},
+    "trial": {"draws": 100, "patients": 500},
+}
+
+
+def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = (), quick: bool = False) -> Experiment:
+    """Read an experiment file, lay the quick settings and the overrides over it, and check it.
+
+    Parameters
+    ----------
+    path : path
+        The experiment file.
+    overrides : sequence of str
+        Texts ``a.b=c``; the value is YAML, a list is entered by index (``trial.cohorts.0.arms.1.num_patients=30``).
+    quick : bool
+        Whether the quick settings are laid over the file.
+
+    Raises
+    ------
+    InputError
+        The first fault with its file, line and key. The file's own ``quick`` section is checked with or without
+        ``quick``, so that a fault in it does not wait for its first use.
+    """
+    written = read_yaml(path)
+    for text in overrides:
+        written = _overridden(written, text)
+    experiment = validated(Experiment, written)
+    if quick or experiment.quick:
+        document = _laid_over(written, QUICK, ())
+        document = _laid_over(document, experiment.quick, ("quick",))
+        for text in overrides:
+            document = _overridden(document, text)
+        quick_experiment = validated(Experiment, document)
+        experiment = quick_experiment if quick else experiment
+    return _placed(experiment, written.file, quick)
+
+
+def load_resolved(path: str | os.PathLike[str], quick: bool = False) -> Experiment:
+    """Read what `resolved_yaml` wrote: nothing is laid over it; ``quick`` says whether it came from a quick run."""
+    return _placed(validated(Experiment, read_yaml(path)), Path(path), quick)
+
+
+def resolved_yaml(experiment: Experiment, relative_to: str | os.PathLike[str] | None = None) -> str:
+    """Write the whole experiment with every default as YAML, in the order of the models.
+
+    With ``relative_to`` (the folder the text will lie in) relative paths are rewritten so that they hold there.
+    """
+    data = _plain(experiment.model_dump(mode="python"))
+    if relative_to is not None:
+
+        def moved(written: str) -> str:
+            if os.path.isabs(written):
+                return written
+            return Path(os.path.relpath(experiment.path_of(written), os.path.abspath(relative_to))).as_posix()
+
+        data["data"]["path"] = moved(data["data"]["path"])
+        data["fit"]["evidence"] = [moved(one) for one in data["fit"]["evidence"]]
+        data["priors"] = [moved(one) for one in data["priors"]]
+    return dump_yaml(data)
+
+
+def fit_key(
+    experiment: Experiment,
+    data_sha256: str,
+    evidence_sha256s: Sequence[str],
+    priors_sha256: str,
+    format_number: int,
+) -> str:
+    """Name the numbers of a fit: two experiments with the same key have the same posterior.
+
+    Files enter by their content, not by their path; the gates and the block size judge and watch the fit but do not
+    change it. ``format_number`` is raised whenever the code changes the numbers.
+    """
+    data = experiment.data.model_dump(exclude={"path", "source", "if_missing", "synthetic"})
+    fit = experiment.fit.model_dump(exclude={"gates", "block", "evidence"})
+    hashes = {"table": data_sha256, "evidence": list(evidence_sha256s), "priors": priors_sha256}
+    return _digest({"format": format_number, "data": data, "fit": fit, "sha256": hashes})
+
+
+def run_key(experiment: Experiment, fit: str, format_number: int) -> str:
+    """Name the outputs of a run: two experiments with the same key leave the same tables and say the same of them.
+
+    Beyond the numbers this holds what the outputs show: observed counts, labels, sources, gates, and whether the run
+    is quick. Else a corrected count would be met by the old table under the same name.
+    """
+    shown = experiment.model_dump(exclude={"data", "fit", "priors", "quick"})
+    for cohort in shown["trial"]["cohorts"]:  # the order of these decides the order of rows
+        cohort["subgroups"] = list(cohort["subgroups"].items())
+        for arm in cohort["arms"]:
+            arm["drugs"] = list(arm["drugs"].items())
+    said = {"source": experiment.data.source, "synthetic": experiment.data.synthetic, "quick": experiment.is_quick}
+    gates = experiment.fit.gates.model_dump()
+    return _digest({"format": format_number, "fit": fit, "shown": shown, "said": said, "gates": gates})
+
+
+def _placed(experiment: Experiment, file: Path, quick: bool) -> Experiment:
+    experiment._file = Path(os.path.abspath(file))
+    experiment._is_quick = quick
+    return experiment
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _laid_over(document: YamlDocument, overlay: Mapping[str, Any], origin: KeyPath) -> YamlDocument:
+    """Merge mappings key by key; everything else is replaced, and takes its place from where the overlay stands."""
+    data = copy.deepcopy(document.data)
+    replaced: set[KeyPath] = set()
+
+    def lay(target: dict[str, Any], above: Mapping[str, Any], path: KeyPath) -> None:
+        for key, value in above.items():
+            if isinstance(value, Mapping) and isinstance(target.setdefault(key, {}), dict):
+                lay(target[key], value, (*path, key))
+            else:
+                replaced.add((*path, key))
+                target[key] = copy.deepcopy(value)
+
+    def placed(places: dict[KeyPath, Any]) -> dict[KeyPath, Any]:
+        kept = {at: one for at, one in places.items() if not inside(at)}
+        size = len(origin)
+        laid = {at[size:]: one for at, one in places.items() if size and at[:size] == origin and inside(at[size:])}
+        return {**kept, **laid}
+
+    def inside(path: KeyPath) -> bool:
+        return any(path[:end] in replaced for end in range(1, len(path) + 1))
+
+    lay(data, overlay, ())
+    return YamlDocument(document.file, data, placed(document.lines), placed(document.overrides))
+
+
+def _overridden(document: YamlDocument, text: str) -> YamlDocument:
+    """Set one key to the value of ``a.b=c``."""
+    option = f"--set {text[:80]}"
+    dotted, equals, written = text.partition("=")
+    steps = dotted.strip().split(".")
+    if not equals or not all(steps):
+        raise InputError("must read KEY=VALUE, such as fit.chains=2", file=option)
+    value = parse_yaml_value(written, option)
+    data = copy.deepcopy(document.data)
+    node: Any = data
+    path: KeyPath = ()
+    while steps:
+        if isinstance(node, list):
+            index = steps.pop(0)
+            if not (index.isascii() and index.isdigit() and int(index[:9]) < len(node)):
+                allowed = f"an index in 0..{len(node) - 1}" if node else "nothing, the list is empty"
+                message = f"is a list: allowed after it is {allowed}, found {index[:80]!r}"
+                raise InputError(message, file=option, key=".".join(map(str, path)))
+            step: Any = int(index)
+        elif isinstance(node, dict):
+            # Names may hold dots, so the longest name that exists is taken.
+            ends = [end for end in range(len(steps), 0, -1) if ".".join(steps[:end]) in node]
+            end = ends[0] if ends else 1
+            step, steps = ".".join(steps[:end]), steps[end:]
+            if steps and node.get(step) is None:
+                node[step] = {}
+        else:
+            message = "holds one value and has no keys below it"
+            raise InputError(message, file=option, key=".".join(map(str, path)))
+        path = (*path, step)
+        if not steps:
+            node[step] = value
+        else:
+            node = node[step]
+    lines = {at: line for at, line in document.lines.items() if at[: len(path)] != path}
+    overrides = {at: one for at, one in document.overrides.items() if at[: len(path)] != path}
+    return YamlDocument(document.file, data, lines, {**overrides, path: text})

@@ -1,0 +1,216 @@
+"""NUTS on the marginal, driven in blocks of draws: start, warm up, sample, and hand each block to the caller.
+
+The state of every chain is a pytree of arrays, so that a caller can store it after each block and go on from there. Chains are
+spread over the devices of the process and run one after another within a device: no chain waits for the longest tree of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as Spec
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer import init_to_median
+from numpyro.infer.hmc import hmc
+from numpyro.infer.util import constrain_fn, potential_energy
+
+from vtrial.errors import VtrialError
+
+
+
+class Start(NamedTuple):
+    """A normal approximation in the unconstrained space: where the chains start and how the mass matrix is first scaled."""
+
+    mean: dict[str, jax.Array]
+    scale: dict[str, jax.Array]
+    losses: np.ndarray
+
+
+class Block(NamedTuple):
+    """Draws of one block, chain first."""
+
+    draws: dict[str, np.ndarray]  # unconstrained, [chain, draw, ...]
+    stats: dict[str, np.ndarray]  # [chain, draw]
+
+
+STATISTICS = ("diverging", "num_steps", "accept_prob", "energy", "potential_energy")
+
+
+def first_guess(key: jax.Array, model: Callable, arrays: Any, values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Unconstrained starting point: `values` where given, else the median of each prior. Jitted, so that no op runs alone."""
+    median = init_to_median(num_samples=25)
+
+    def choose(site):
+        if site["type"] != "sample" or site["is_observed"]:
+            return None
+        return values[site["name"]] if site["name"] in values else median(site)
+
+    @jax.jit
+    def guess(key, arrays):
+        sites = handlers.trace(handlers.substitute(handlers.seed(model, key), substitute_fn=choose)).get_trace(arrays)
+        return {
+            name: biject_to(site["fn"].support).inv(site["value"])
+            for name, site in sites.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    return guess(key, arrays)
+
+
+def variational_start(key: jax.Array, model: Callable, arrays: Any, guess: dict[str, jax.Array], num_steps: int) -> Start:
+    """Mean-field normal approximation by stochastic variational inference: Adam (optax), cosine decay, one sample a step.
+
+    A quick look at the posterior, and the start of NUTS. Written out because NumPyro's guide needs a minute to trace and compile
+    thousands of latents (measured), this a few seconds.
+    """
+    names = sorted(guess)
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.03, num_steps, alpha=0.01))
+
+    def loss(parameters, key, arrays):
+        mean, log_scale = parameters
+        noise = {k: jax.random.normal(jax.random.fold_in(key, i), guess[k].shape, guess[k].dtype) for i, k in enumerate(names)}
+        z = {k: mean[k] + jnp.exp(log_scale[k]) * noise[k] for k in names}
+        return potential_energy(model, (arrays,), {}, z) - sum(jnp.sum(log_scale[k]) for k in names)
+
+    @jax.jit
+    def optimise(key, guess, arrays):
+        parameters = (guess, jax.tree.map(lambda v: jnp.full_like(v, -3.0), guess))
+
+        def step(carry, key):
+            parameters, state = carry
+            value, slope = jax.value_and_grad(loss)(parameters, key, arrays)
+            # a single wild sample must not throw the optimiser off for good
+            slope = jax.tree.map(lambda g: jnp.clip(jnp.nan_to_num(g), -1e4, 1e4), slope)
+            update, state = optimiser.update(slope, state)
+            return (optax.apply_updates(parameters, update), state), value
+
+        carry = (parameters, optimiser.init(parameters))
+        (parameters, _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
+        return *parameters, losses
+
+    mean, log_scale, losses = optimise(key, guess, arrays)
+    if not np.isfinite(np.asarray(losses[-1])):
+        raise VtrialError("the variational start diverged: its loss is not finite; try fit.start: prior")
+    return Start(mean, jax.tree.map(jnp.exp, log_scale), np.asarray(losses))
+
+
+class Sampler(NamedTuple):
+    """NUTS in the coordinates ``w = (z - mean) / scale`` of a :class:`Start`, as two pure functions.
+
+    The whitening matters: numpyro's adaptation adds a fixed constant to every variance, which ruins the step size wherever
+    a parameter is known to a few parts in a thousand.
+    """
+
+    init: Callable  # (key, w, arrays) -> state
+    step: Callable  # (state, arrays) -> state
+    unconstrained: Callable  # w -> z
+
+
+def make_sampler(
+    model: Callable,
+    arrays: Any,
+    start: Start,
+    *,
+    num_warmup: int,
+    target_accept: float,
+    max_tree_depth: int,
+    dense: tuple[str, ...] = (),
+) -> Sampler:
+    """Build the two functions; `dense` names sites that share one dense block of the mass matrix."""
+
+    def unconstrained(w):
+        return {k: start.mean[k] + start.scale[k] * v for k, v in w.items()}
+
+    def potential(arrays):
+        return lambda w: potential_energy(model, (arrays,), {}, unconstrained(w))
+
+    blocks = [tuple(sorted(dense))] if dense else False
+    init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
+
+    def init(key, w, arrays):
+        return init_kernel(
+            w,
+            num_warmup,
+            dense_mass=blocks,
+            target_accept_prob=target_accept,
+            max_tree_depth=max_tree_depth,
+            model_args=(arrays,),
+            rng_key=key,
+        )
+
+    def step(state, arrays):
+        return sample_kernel(state, (arrays,), {})
+
+    return Sampler(init, step, unconstrained)
+
+
+def initial_state(key: jax.Array, sampler: Sampler, start: Start, arrays: Any, num_chains: int):
+    """States of `num_chains` chains before warm-up, each started at its own draw of the normal approximation."""
+    key_draw, key_chain = jax.random.split(key)
+    keys = dict(zip(sorted(start.mean), jax.random.split(key_draw, len(start.mean)), strict=True))
+    w = {k: jax.random.normal(keys[k], (num_chains, *m.shape), m.dtype) for k, m in start.mean.items()}
+
+    @jax.jit
+    def init(keys, w, arrays):
+        return jax.lax.map(lambda each: sampler.init(each[0], each[1], arrays), (keys, w))
+
+    return init(jax.random.split(key_chain, num_chains), w, arrays)
+
+
+def block_runner(sampler: Sampler, num_chains: int) -> Callable:
+    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on all devices that divide them."""
+    devices = jax.devices()
+    shards = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
+    mesh = Mesh(np.array(devices[:shards]), ("chain",))
+
+    @partial(jax.jit, static_argnames=("length",))
+    def run(states, arrays, *, length: int):
+        def one_chain(state):
+            def step(state, _):
+                state = sampler.step(state, arrays)
+                return state, (sampler.unconstrained(state.z), {name: getattr(state, name) for name in STATISTICS})
+
+            return jax.lax.scan(step, state, None, length=length)
+
+        def many(states):
+            return jax.lax.map(one_chain, states)
+
+        spread = jax.shard_map(many, mesh=mesh, in_specs=Spec("chain"), out_specs=Spec("chain"), check_vma=False)
+        state, (draws, stats) = spread(states)
+        return state, draws, stats
+
+    return run
+
+
+def sample_blocks(run: Callable, states: Any, arrays: Any, num_draws: int, block: int) -> Iterator[tuple[Any, Block]]:
+    """Yield ``(states, Block)`` until `num_draws` draws a chain are made; the last block may be shorter."""
+    done = 0
+    while done < num_draws:
+        length = min(block, num_draws - done)
+        states, draws, stats = run(states, arrays, length=length)
+        done += length
+        yield states, Block(jax.tree.map(np.asarray, draws), jax.tree.map(np.asarray, stats))
+
+
+def constrain(
+    model: Callable, arrays: Any, draws: dict[str, np.ndarray], sites: tuple[str, ...] | None = None, batch: int = 50
+) -> dict[str, np.ndarray]:
+    """Constrained sites and deterministics of unconstrained draws [chain, draw, ...]; only `sites` where given."""
+    transform = partial(constrain_fn, model, (arrays,), {}, return_deterministic=True)
+
+    def one(z):
+        values = transform(z)
+        return values if sites is None else {k: v for k, v in values.items() if k in sites}
+
+    many = jax.jit(lambda z: jax.lax.map(one, z, batch_size=batch))
+    shape = next(iter(draws.values())).shape[:2]
+    flat = {k: jnp.asarray(v).reshape(-1, *v.shape[2:]) for k, v in draws.items()}
+    return {k: np.asarray(v).reshape(*shape, *v.shape[1:]) for k, v in many(flat).items()}

@@ -1,0 +1,294 @@
+"""Dataset -> the arrays that the model reads: one curve summary a mouse, cells of PDX model x treatment, and labels.
+
+A *cell* is one PDX model under one treatment. The effect in a cell is integrated out wherever a single mouse informs it; it is an
+explicit parameter (an *effect site*) where several mice share it or where a combination is built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vtrial.dataset import Dataset
+from vtrial.errors import InputError
+
+
+#: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to lie below the
+#: limit on the first and the last day and twice between, the other days below the limit say next to nothing more.
+MAX_CENSORED = 4
+
+
+class Labels(NamedTuple):
+    """Names behind the indices, each a tuple of str."""
+
+    tumour_type: tuple[str, ...]
+    pdx_model: tuple[str, ...]
+    drug: tuple[str, ...]
+    drug_class: tuple[str, ...]
+    drug_type: tuple[str, ...]  # "drug | tumour type" pairs that have single-agent data or stand in a combination
+    class_pair: tuple[str, ...]
+    combination_type: tuple[str, ...]  # "arm | tumour type" of combination arms
+    effect_site: tuple[str, ...]  # "PDX model | drug"
+    combination_cell: tuple[str, ...]  # "PDX model | arm"
+    mouse: tuple[str, ...]
+
+
+class Curves(NamedTuple):
+    """Sufficient statistics of S curves on the basis of :func:`vtrial.growth.basis`, and who they belong to.
+
+    Rows with one treatment or none come first (`num_single` of them), combinations after.
+    """
+
+    statistics: np.ndarray  # [S, p + 1]  z = Q'y and the residual sum of squares
+    triangle: np.ndarray  # [S, p, p]   R
+    num_measurements: np.ndarray  # [S]
+    pdx_model: np.ndarray  # [S] index
+    treated: np.ndarray  # [S] bool
+    drug_type: np.ndarray  # [S] index of the cell's drug x type (0 where not a single agent)
+    effect_site: np.ndarray  # [S] index of the explicit effect, -1 where integrated out or none
+    combination_cell: np.ndarray  # [S] index, -1 for single agents and controls
+    censored_mouse: np.ndarray  # [S] index among the mice with censored rows, -1 for none
+
+
+class Sites(NamedTuple):
+    """Explicit effects: X pairs of a PDX model and a drug."""
+
+    pdx_model: np.ndarray  # [X]
+    drug_type: np.ndarray  # [X]
+    mouse: np.ndarray  # [X] the one mouse that informs the site and is integrated over it, -1 where there is none
+
+
+class Combinations(NamedTuple):
+    """C cells of a PDX model under a combination of at most D drugs."""
+
+    pdx_model: np.ndarray  # [C]
+    site: np.ndarray  # [C, D] effect site of each drug, 0 where absent
+    present: np.ndarray  # [C, D] bool
+    pair: np.ndarray  # [C, D, D] index of the class pair, 0 where absent
+    combination_type: np.ndarray  # [C]
+    shared: np.ndarray  # [C] index among the cells with several mice, whose own deviation is explicit; -1 elsewhere
+
+
+class Censored(NamedTuple):
+    """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last among them."""
+
+    mouse: np.ndarray  # [Q] index into the curves
+    basis: np.ndarray  # [Q, K, p]
+    present: np.ndarray  # [Q, K] bool
+    log_limit: float
+
+
+class Panel(NamedTuple):
+    """All that the model reads of a table."""
+
+    labels: Labels
+    curves: Curves
+    num_single: int
+    sites: Sites
+    combinations: Combinations
+    censored: Censored
+    pdx_model_type: np.ndarray  # [M]
+    drug_class: np.ndarray  # [drug] index
+    drug_type_drug: np.ndarray  # [drug_type]
+    drug_type_type: np.ndarray  # [drug_type]
+    pair_classes: tuple[tuple[str, str], ...]
+    initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
+
+
+def mouse_basis(day: np.ndarray, loss_rate: float) -> np.ndarray:
+    """:func:`vtrial.growth.basis` in NumPy and float64, for the summaries made once on the host."""
+    return np.stack([np.ones_like(day), day, day + np.expm1(-loss_rate * day) / loss_rate], axis=-1)
+
+
+def _summarise(day: np.ndarray, log_volume: np.ndarray, loss_rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """``[z, RSS]`` and R of one curve; curves shorter than the basis get zero rows."""
+    columns = mouse_basis(day, loss_rate)
+    size = columns.shape[1]
+    orthogonal, triangle = np.linalg.qr(columns)
+    z = orthogonal.T @ log_volume
+    rest = log_volume - orthogonal @ z
+    statistics, padded = np.zeros(size + 1), np.zeros((size, size))
+    statistics[: len(z)] = z
+    statistics[size] = rest @ rest if len(day) > size else 0.0
+    padded[: len(z)] = triangle
+    return statistics, padded
+
+
+def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: float, detection_limit: float) -> Panel:
+    """Summarise a checked table for the fit.
+
+    Parameters
+    ----------
+    dataset
+        Checked table; excluded rows and mice with fewer than two usable measurements are left out.
+    drug_class
+        Mechanism class of every drug of the table.
+    loss_rate
+        1/day, of the basis.
+    detection_limit
+        mm3; censored rows say "at or below this".
+
+    Raises
+    ------
+    InputError
+        If a drug has no class.
+    """
+    missing = sorted(set(dataset.drugs) - set(drug_class))
+    if missing:
+        raise InputError(
+            f"no mechanism class for drug {missing[0]!r}; add it under fit.drug_classes or to a priors file",
+            key="fit.drug_classes",
+        )
+    table = dataset.used.assign(num_drugs=[len(dataset.arms[a]) for a in dataset.used["arm"]]).sort_values(["num_drugs", "tumour_type", "pdx_model", "arm", "mouse", "day"], kind="stable")
+    order = table.drop_duplicates("mouse_key").set_index("mouse_key")
+    tumour_type = tuple(sorted(order["tumour_type"].unique()))
+    models = order.drop_duplicates("pdx_model").sort_values(["tumour_type", "pdx_model"])
+    pdx_model = tuple(models["pdx_model"])
+    model_index = {name: i for i, name in enumerate(pdx_model)}
+    type_index = {name: i for i, name in enumerate(tumour_type)}
+    model_type = np.array([type_index[t] for t in models["tumour_type"]], dtype=np.int32)
+
+    mice = pd.DataFrame(
+        {
+            "model": [model_index[m] for m in order["pdx_model"]],
+            "arm": order["arm"].to_numpy(),
+            "drugs": [dataset.arms[a] for a in order["arm"]],
+        },
+        index=order.index,
+    )
+    mice["type"] = model_type[mice["model"].to_numpy()]
+    mice["num_drugs"] = [len(d) for d in mice["drugs"]]
+
+    used = sorted({d for drugs in mice["drugs"] for d in drugs})
+    drug_index = {name: i for i, name in enumerate(used)}
+    classes = tuple(sorted({drug_class[d] for d in used}))
+    pairs_of_type = sorted({(d, t) for drugs, t in zip(mice["drugs"], mice["type"], strict=True) for d in drugs})
+    drug_type_index = {pair: i for i, pair in enumerate(pairs_of_type)}
+
+    combined = mice[mice["num_drugs"] > 1]
+    cell_count = combined.groupby(["model", "arm"], sort=False).size()
+    cells = list(cell_count.index)
+    cell_index = {cell: i for i, cell in enumerate(cells)}
+    single_count = mice[mice["num_drugs"] == 1].groupby(["model", "arm"], sort=False).size()
+    wanted = {(model, drug) for model, arm in cells for drug in dataset.arms[arm]}
+    replicated = {(model, dataset.arms[arm][0]) for (model, arm), n in single_count.items() if n > 1}
+    site_list = sorted(wanted | replicated)
+    site_index = {site: i for i, site in enumerate(site_list)}
+
+    groups = dict(tuple(table.groupby("mouse_key", sort=False)))
+    num_mice = len(mice)
+    statistics, triangle = np.zeros((num_mice, 4)), np.zeros((num_mice, 3, 3))
+    num_measurements = np.zeros(num_mice)
+    censored_of, censored_rows, censored_present = [], [], []
+    for i, key in enumerate(mice.index):
+        curve = groups[key]
+        below = curve["censored"].to_numpy()
+        day, volume = curve["day"].to_numpy(float), curve["volume_mm3"].to_numpy(float)
+        statistics[i], triangle[i] = _summarise(day[~below], np.log(volume[~below]), loss_rate)
+        num_measurements[i] = (~below).sum()
+        if below.any():
+            kept = np.unique(np.linspace(0, below.sum() - 1, MAX_CENSORED).round().astype(int))
+            rows = np.zeros((MAX_CENSORED, 3))
+            # latest first: it binds hardest, and once it holds the earlier ones nearly do (see model._censored_density)
+            rows[: len(kept)] = mouse_basis(day[below][kept][::-1], loss_rate)
+            censored_rows.append(rows)
+            censored_present.append(np.arange(MAX_CENSORED) < len(kept))
+            censored_of.append(i)
+    censored_mouse = np.full(num_mice, -1, dtype=np.int32)
+    censored_mouse[censored_of] = np.arange(len(censored_of))
+
+    site = np.full(num_mice, -1, dtype=np.int32)
+    cell = np.full(num_mice, -1, dtype=np.int32)
+    drug_type = np.zeros(num_mice, dtype=np.int32)
+    site_mice: dict[int, list[int]] = {}
+    for i, (model, arm, drugs, kind) in enumerate(zip(mice["model"], mice["arm"], mice["drugs"], mice["type"], strict=True)):
+        if len(drugs) == 1:
+            drug_type[i] = drug_type_index[(drugs[0], kind)]
+            if (model, drugs[0]) in site_index:
+                site[i] = site_index[(model, drugs[0])]
+                site_mice.setdefault(int(site[i]), []).append(i)
+        elif len(drugs) > 1:
+            cell[i] = cell_index[(model, arm)]
+    # a lone, uncensored mouse is integrated over its site first; the site is then drawn given that mouse
+    lone = np.full(len(site_list), -1, dtype=np.int32)
+    for x, members in site_mice.items():
+        if len(members) == 1 and censored_mouse[members[0]] < 0:
+            lone[x] = members[0]
+
+    width = max((len(dataset.arms[arm]) for _, arm in cells), default=2)
+    pair_names = sorted(
+        {tuple(sorted((drug_class[a], drug_class[b]))) for _, arm in cells for a in dataset.arms[arm] for b in dataset.arms[arm] if a < b}
+    )
+    pair_index = {pair: i for i, pair in enumerate(pair_names)}
+    cell_site = np.zeros((len(cells), width), dtype=np.int32)
+    cell_pair = np.zeros((len(cells), width, width), dtype=np.int32)
+    present = np.zeros((len(cells), width), dtype=bool)
+    several = np.array([cell_count[c] > 1 for c in cells], dtype=bool)
+    arm_types = sorted({(arm, int(model_type[model])) for model, arm in cells})
+    arm_type_index = {pair: i for i, pair in enumerate(arm_types)}
+    for c, (model, arm) in enumerate(cells):
+        drugs = dataset.arms[arm]
+        for j, a in enumerate(drugs):
+            cell_site[c, j], present[c, j] = site_index[(model, a)], True
+            for k, b in enumerate(drugs):
+                if a != b:
+                    cell_pair[c, j, k] = pair_index[tuple(sorted((drug_class[a], drug_class[b])))]
+
+    types = mice["type"].to_numpy()
+    slopes = np.array([np.linalg.lstsq(r[:2, :2], s[:2], rcond=None)[0][1] for r, s in zip(triangle, statistics, strict=True)])
+    rough = pd.Series(np.maximum(slopes, 0.005)).groupby(mice["model"].to_numpy()).quantile(0.8)
+    site_array = np.array(site_list, dtype=object).reshape(-1, 2)
+    return Panel(
+        labels=Labels(
+            tumour_type,
+            pdx_model,
+            tuple(used),
+            classes,
+            tuple(f"{d} | {tumour_type[t]}" for d, t in pairs_of_type),
+            tuple(" x ".join(p) for p in pair_names),
+            tuple(f"{arm} | {tumour_type[t]}" for arm, t in arm_types),
+            tuple(f"{pdx_model[m]} | {d}" for m, d in site_list),
+            tuple(f"{pdx_model[m]} | {arm}" for m, arm in cells),
+            tuple(str(k) for k in mice.index),
+        ),
+        curves=Curves(
+            statistics,
+            triangle,
+            num_measurements,
+            mice["model"].to_numpy(np.int32),
+            mice["num_drugs"].to_numpy() > 0,
+            drug_type,
+            site,
+            cell,
+            censored_mouse,
+        ),
+        num_single=int((mice["num_drugs"] < 2).sum()),
+        sites=Sites(
+            site_array[:, 0].astype(np.int32),
+            np.array([drug_type_index[(d, int(model_type[m]))] for m, d in site_list], dtype=np.int32),
+            lone,
+        ),
+        combinations=Combinations(
+            np.array([m for m, _ in cells], dtype=np.int32),
+            cell_site,
+            present,
+            cell_pair,
+            np.array([arm_type_index[(arm, int(model_type[m]))] for m, arm in cells], dtype=np.int32),
+            np.where(several, np.cumsum(several) - 1, -1).astype(np.int32),
+        ),
+        censored=Censored(
+            np.array(censored_of, dtype=np.int32),
+            np.array(censored_rows).reshape(-1, MAX_CENSORED, 3),
+            np.array(censored_present).reshape(-1, MAX_CENSORED),
+            float(np.log(detection_limit)),
+        ),
+        pdx_model_type=model_type,
+        drug_class=np.array([classes.index(drug_class[d]) for d in used], dtype=np.int32),
+        drug_type_drug=np.array([drug_index[d] for d, _ in pairs_of_type], dtype=np.int32),
+        drug_type_type=np.array([t for _, t in pairs_of_type], dtype=np.int32),
+        pair_classes=tuple(pair_names),
+        initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
+    )

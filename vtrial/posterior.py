@@ -1,0 +1,169 @@
+"""The posterior as an xarray DataTree with real labels: what `posterior.nc` holds and notebooks read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from vtrial.panel import Panel
+
+#: dims of the sites after (chain, draw); sites not named here are scalars
+DIMS: dict[str, tuple[str, ...]] = {
+    "ln_growth_type": ("tumour_type",),
+    "omega_ln_growth": ("tumour_type",),
+    "effect_class": ("drug_class",),
+    "effect_drug": ("drug",),
+    "effect": ("drug_type",),
+    "omega_effect": ("drug_type",),
+    "ln_growth": ("pdx_model",),
+    "phi": ("class_pair",),
+    "gamma": ("class_pair",),
+    "effect_site": ("effect_site",),
+}
+#: the population level: what is gated strictly and what predictions read
+POPULATION = (
+    "mu_ln_growth",
+    "omega_ln_growth_type",
+    "ln_growth_type",
+    "omega_ln_growth",
+    "mu_effect",
+    "omega_effect_class",
+    "omega_effect_drug",
+    "omega_effect_type",
+    "effect_class",
+    "effect_drug",
+    "effect",
+    "omega_effect",
+    "mu_ln_omega_effect",
+    "omega_ln_omega_effect",
+    "mu_intercept",
+    "omega_intercept",
+    "omega_mouse",
+    "omega_curvature",
+    "curvature_correlation",
+    "loss",
+    "slowing",
+    "mu_ln_sigma",
+    "omega_ln_sigma",
+    "mu_phi",
+    "omega_phi",
+    "mu_gamma",
+    "omega_gamma",
+    "omega_combination",
+    "phi",
+    "gamma",
+)
+PDX_MODEL_LEVEL = ("ln_growth", "effect_site")
+MOUSE_LEVEL = ("ln_sigma",)
+
+
+def to_datatree(
+    panel: Panel,
+    values: Mapping[str, np.ndarray],
+    stats: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    stopping: np.ndarray,
+) -> xr.DataTree:
+    """Lay draws out with their labels.
+
+    Parameters
+    ----------
+    panel
+        Gives the labels and the data of the fit.
+    values
+        Constrained sites and deterministics, [chain, draw, ...].
+    stats
+        Sampler statistics, [chain, draw].
+    attributes
+        Of the root: format, loss rate, detection limit, keys.
+    stopping
+        Coefficients of the frozen stopping rule.
+    """
+    labels = {name: list(getattr(panel.labels, name)) for name in panel.labels._fields if name != "combination_cell"}
+    num_chains, num_draws = next(iter(stats.values())).shape
+    leading = {"chain": np.arange(num_chains), "draw": np.arange(num_draws)}
+
+    def dataset(names) -> xr.Dataset:
+        variables = {}
+        for name in names:
+            if name not in values:
+                continue
+            dims = DIMS.get(name, ("mouse",) if name in (*MOUSE_LEVEL, "log_likelihood") else ())
+            if dims and not len(labels[dims[0]]):
+                continue
+            kind = np.float64 if name in POPULATION else np.float32
+            variables[name] = (("chain", "draw", *dims), np.asarray(values[name], kind))
+        used = {dim for dims, _ in variables.values() for dim in dims} - {"chain", "draw"}
+        return xr.Dataset(variables, coords={**leading, **{dim: labels[dim] for dim in sorted(used)}})
+
+    curves = panel.curves
+    observed = xr.Dataset(
+        {
+            "statistics": (("mouse", "statistic"), curves.statistics),
+            "num_measurements": (("mouse",), curves.num_measurements),
+        },
+        coords={"mouse": labels["mouse"], "statistic": ["z_intercept", "z_rate", "z_waning", "residual_sum_of_squares"]},
+    )
+    constant = xr.Dataset(
+        {
+            "pdx_model_type": (("pdx_model",), panel.pdx_model_type),
+            "drug_class_of": (("drug",), panel.drug_class),
+            "drug_type_drug": (("drug_type",), panel.drug_type_drug),
+            "stopping_coefficient": (("stopping_term",), stopping),
+        },
+        coords={name: labels[name] for name in ("tumour_type", "pdx_model", "drug", "drug_class", "drug_type")},
+    )
+    likelihood = dataset(["log_likelihood"]).rename({"log_likelihood": "curves"})
+    statistics = xr.Dataset(
+        {
+            "diverging": (("chain", "draw"), stats["diverging"]),
+            "tree_steps": (("chain", "draw"), stats["num_steps"]),
+            "acceptance_rate": (("chain", "draw"), stats["accept_prob"]),
+            "energy": (("chain", "draw"), stats["energy"]),
+            "lp": (("chain", "draw"), -stats["potential_energy"]),
+        },
+        coords=leading,
+    )
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": dataset((*POPULATION, *PDX_MODEL_LEVEL, *MOUSE_LEVEL)),
+            "sample_stats": statistics,
+            "log_likelihood": likelihood,
+            "observed_data": observed,
+            "constant_data": constant,
+        }
+    )
+    tree.attrs.update(attributes)
+    return tree
+
+
+class Draws:
+    """Chosen draws of a posterior, flat over chains, with their labels.
+
+    Attributes
+    ----------
+    size : int
+        Number of draws.
+    """
+
+    def __init__(self, tree: xr.DataTree, size: int):
+        self._posterior = tree["posterior"].to_dataset()
+        total = self._posterior.sizes["chain"] * self._posterior.sizes["draw"]
+        # spread evenly over all draws; where more are wanted than there are, draws repeat
+        self._index = np.linspace(0, total - 1, size).round().astype(int) if size < total else np.arange(size) % total
+        self.size = size
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._posterior
+
+    def labels(self, dim: str) -> list[str]:
+        """Labels of a dim, empty where the fit has none."""
+        return [str(x) for x in self._posterior[dim].to_numpy()] if dim in self._posterior.dims else []
+
+    def get(self, name: str) -> np.ndarray:
+        """Values [size, ...] of a site."""
+        values = self._posterior[name].to_numpy()
+        return values.reshape(-1, *values.shape[2:])[self._index]

@@ -1,0 +1,205 @@
+"""One prior, one drug and one published arm: as a file writes them, and as the rest of the code sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from vtrial.config import Dosing
+from vtrial.yamlfile import fault, nearest
+
+if TYPE_CHECKING:
+    from numpyro.distributions import Distribution
+
+#: required parameters of each family; truncated_normal takes low, high or both besides
+FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "normal": ("loc", "scale"),
+        "lognormal": ("median", "sigma"),
+        "halfnormal": ("scale",),
+        "beta": ("mean", "concentration"),
+        "fixed": ("value",),
+        "truncated_normal": ("loc", "scale"),
+    }
+)
+_POSITIVE = ("scale", "sigma", "median", "concentration")
+_BOUNDS = ("low", "high")
+_INFINITE_BOUNDS = (("low", -math.inf), ("high", math.inf))
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=5000)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EntryFields(_Strict):
+    """An entry as a file writes it."""
+
+    family: Literal["normal", "lognormal", "halfnormal", "beta", "fixed", "truncated_normal"]
+    parameters: dict[str, Number]
+    unit: Text = Field(description='unit of the quantity, "1" for none')
+    source: Text = Field(description="where the numbers come from")
+    certainty: Literal["measured", "published", "recalled", "assumed"]
+    note: Text = Field(description="what it means and why these numbers")
+
+    @model_validator(mode="after")
+    def _parameters_fit(self) -> EntryFields:
+        needed = FAMILIES[self.family]
+        allowed = needed + (_BOUNDS if self.family == "truncated_normal" else ())
+        for name in self.parameters:
+            if name not in allowed:
+                what = f"unknown parameter{nearest(name, allowed)} ({self.family} takes {', '.join(allowed)})"
+                raise fault(what, "parameters", name)
+        if missing := [name for name in needed if name not in self.parameters]:
+            raise fault(f"lacks {', '.join(missing)} ({self.family} takes {', '.join(allowed)})", "parameters")
+        for name, value in self.parameters.items():
+            if name in _POSITIVE and not value > 0:
+                raise fault("must be above 0", "parameters", name)
+        if self.family == "beta" and not 0 < self.parameters["mean"] < 1:
+            raise fault("must be between 0 and 1", "parameters", "mean")
+        if self.family == "truncated_normal":
+            if not any(name in self.parameters for name in _BOUNDS):
+                raise fault("lacks low, high or both; without them it is a normal", "parameters")
+            if not self.parameters.get("low", -math.inf) < self.parameters.get("high", math.inf):
+                raise fault("must be above low", "parameters", "high")
+        return self
+
+
+class PkFields(_Strict):
+    """The time course of a drug's effect as a file writes it; an overlay may give a part of it."""
+
+    reference: Dosing | None = None
+    half_life: EntryFields | None = None
+    absorption_half_life: EntryFields | None = None
+    saturation: EntryFields | None = None
+    hill: EntryFields | None = None
+
+
+class DrugFields(_Strict):
+    """A drug as a file writes it; an overlay may give a part of it."""
+
+    drug_class: Text | None = None
+    code_names: Annotated[tuple[Text, ...], _listed] = ()
+    note: Text = ""
+    pk: PkFields | None = None
+
+
+class TrialArm(_Strict):
+    """One published arm: what was given to whom, who judged it, and the counts.
+
+    ``drugs`` holds the dosing where the arm can be predicted, else ``not_predictable`` says why not. ``confirmed`` and
+    ``recist`` are None where the source does not tell. ``recalled`` names the fields that are from memory.
+    """
+
+    id: Annotated[int, Field(strict=True, ge=1)]
+    trial: Text
+    arm: Text
+    tumour_type: Text
+    subgroup: Text = "all"
+    regimen: Text = Field(description="what was given, in words")
+    drugs: dict[str, Dosing] = Field(default_factory=dict)
+    not_predictable: Text | None = None
+    num_responders: Annotated[int, Field(strict=True, ge=0)]
+    num_patients: Annotated[int, Field(strict=True, ge=1)]
+    confirmed: Annotated[bool, Field(strict=True)] | None
+    reader: Literal["independent", "investigator", "unknown"]
+    recist: Literal["1.0", "1.1"] | None
+    line: Text = Field(description="line of therapy, in words")
+    median_pfs_months: Annotated[Number, Field(gt=0)] | None
+    overlaps: Annotated[tuple[int, ...], _listed] = ()
+    source: Text
+    tag: Text = Field(description="how the numbers were obtained: SEEN, DERIVED, RECALLED")
+    confidence: Literal["A", "B", "C"]
+    certainty: Literal["measured", "published", "recalled", "assumed"]
+    recalled: Annotated[tuple[Text, ...], _listed] = ()
+    note: Text
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrialArm:
+        if self.num_responders > self.num_patients:
+            raise fault(f"must be at most num_patients, {self.num_patients}", "num_responders")
+        if bool(self.drugs) == bool(self.not_predictable):
+            raise fault("needs either drugs or not_predictable, and not both")
+        for index, name in enumerate(self.recalled):
+            if name not in type(self).model_fields:
+                raise fault(f"must be a field of this arm{nearest(name, type(self).model_fields)}", "recalled", index)
+        return self
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One prior, with the place it was read from."""
+
+    name: str
+    family: str
+    parameters: Mapping[str, float]
+    unit: str
+    source: str
+    certainty: str
+    note: str
+    file: Path
+    line: int | None
+
+    def quantile(self, probability: float) -> float:
+        """Quantile of the prior, without JAX; a fixed value is its own quantile."""
+        from scipy.special import betaincinv, ndtr, ndtri
+
+        p, family = self.parameters, self.family
+        if family == "fixed":
+            return p["value"]
+        if family == "beta":
+            return float(betaincinv(p["mean"] * p["concentration"], (1 - p["mean"]) * p["concentration"], probability))
+        if family == "lognormal":
+            return float(p["median"] * math.exp(p["sigma"] * ndtri(probability)))
+        if family == "halfnormal":
+            return float(p["scale"] * ndtri(0.5 + 0.5 * probability))
+        low, high = (ndtr((p.get(bound, limit) - p["loc"]) / p["scale"]) for bound, limit in _INFINITE_BOUNDS)
+        return float(p["loc"] + p["scale"] * ndtri(low + probability * (high - low)))
+
+    def distribution(self) -> Distribution:
+        """The NumPyro distribution; in float64 where `jax.enable_x64` is on."""
+        import numpyro.distributions as dist
+
+        p = self.parameters
+        match self.family:
+            case "normal":
+                return dist.Normal(p["loc"], p["scale"])
+            case "lognormal":
+                return dist.LogNormal(math.log(p["median"]), p["sigma"])
+            case "halfnormal":
+                return dist.HalfNormal(p["scale"])
+            case "beta":
+                return dist.Beta(p["mean"] * p["concentration"], (1 - p["mean"]) * p["concentration"])
+            case "truncated_normal":
+                return dist.TruncatedNormal(p["loc"], p["scale"], low=p.get("low"), high=p.get("high"))
+            case _:
+                return dist.Delta(p["value"])
+
+
+class Pk(NamedTuple):
+    """Time course of a drug's effect in patients: half-lives in h, `saturation` relative to the `reference` dosing."""
+
+    reference: Dosing
+    half_life: Entry
+    absorption_half_life: Entry
+    saturation: Entry
+    hill: Entry
+
+
+@dataclass(frozen=True)
+class DrugInfo:
+    """A drug under its own name; ``pk`` is None where no clinical dose is simulated."""
+
+    name: str
+    drug_class: str
+    code_names: tuple[str, ...]
+    note: str
+    pk: Pk | None

@@ -1,0 +1,25 @@
+"""Results -> tables, figures and one page."""
+
+from vtrial.report.curves import curves
+from vtrial.report.figures import mouse_scatter, null_models, orr_forest, spider, waterfall
+from vtrial.report.images import orr_forest_files, orr_forest_image
+from vtrial.report.page import ReportInputs, build_report, figure_data
+from vtrial.report.tables import exact_interval, forest_data, format_orr_table, null_model_data
+
+__all__ = [
+    "ReportInputs",
+    "build_report",
+    "curves",
+    "exact_interval",
+    "figure_data",
+    "forest_data",
+    "format_orr_table",
+    "mouse_scatter",
+    "null_model_data",
+    "null_models",
+    "orr_forest",
+    "orr_forest_files",
+    "orr_forest_image",
+    "spider",
+    "waterfall",
+]

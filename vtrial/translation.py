@@ -1,0 +1,306 @@
+"""Mouse to patient: draws of the fit and draws of the translation prior become the law of virtual patients.
+
+For draw s and drug d of a cohort
+
+    growth_human = g* (W_human / W_mouse)^growth_exponent
+    kill_human   = rho_d g* exp(ln_kill_scale[class] + class_discrepancy[class] + u_d) E_d(t) exp(-lambda_d t)
+
+with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, and E_d(t) from dose and schedule. A drug that the fit has not
+seen is drawn from its mechanism class, a tumour type that it has not seen from the population of types.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtrial.base import PatientLaw, Regimens, Schedule
+from vtrial.config import Cohort, Visits
+from vtrial.dosing import Dosing, dose_days, dose_rate, segment_edges
+from vtrial.errors import InputError
+from vtrial.exposure import DoseResponse, segment_effect
+from vtrial.patients import lay_out
+from vtrial.posterior import Draws
+from vtrial.priors import Priors
+
+HOURS_PER_DAY = 24.0
+
+
+class CohortPlan(NamedTuple):
+    """A cohort ready to simulate."""
+
+    law: PatientLaw  # leading axis D
+    exposure: jax.Array  # [D, K, R, G]
+    schedule: Schedule
+    regimens: Regimens
+    prevalence: jax.Array  # [B]
+    subgroups: tuple[str, ...]
+    drugs: tuple[str, ...]
+    arms: tuple[str, ...]
+    origin: Mapping[str, str]  # drug -> where its effect comes from
+
+
+class PriorSampler:
+    """Draws of priors, each from a key of its own name: adding a prior leaves the draws of the others as they were."""
+
+    def __init__(self, key: jax.Array, priors: Priors, size: int):
+        self._key, self._priors, self._size = key, priors, size
+
+    def named(self, name: str) -> jax.Array:
+        """Key of a name."""
+        return jax.random.fold_in(self._key, zlib.crc32(name.encode()))
+
+    def entry(self, name: str, tag: str = "") -> np.ndarray:
+        """Draws [D] of an entry; `tag` tells apart several independent uses of one entry."""
+        sample = self._priors.distribution(name).sample(self.named(name + tag), (self._size,))
+        return np.broadcast_to(np.asarray(sample, np.float64), (self._size,))
+
+    def resolved(self, prefix: str, group: str, suffix: str = "", tag: str = "") -> np.ndarray:
+        """Draws of the entry of a group, or of the default."""
+        return self.entry(self._priors.resolve(prefix, group, suffix).name, tag)
+
+    def normal(self, tag: str) -> np.ndarray:
+        """Standard normal draws [D]."""
+        return np.asarray(jax.random.normal(self.named("normal " + tag), (self._size,)), np.float64)
+
+
+def _fitted_name(drug: str, priors: Priors, known: Sequence[str], aliases: Mapping[str, str]) -> str | None:
+    """The fit's spelling of a drug: its own name, an alias of the experiment, or a code name."""
+    info = priors.drug(drug)
+    for name in (drug, aliases.get(drug, drug), info.name, *info.code_names):
+        if name in known:
+            return name
+    return None
+
+
+def _effects(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors, aliases):
+    """Mean and spread over PDX models of a drug's effect in a tumour type, [D] each, and a word on where they come from."""
+    name = _fitted_name(drug, priors, draws.labels("drug"), aliases)
+    drug_class = priors.drug_class(drug)
+    types = draws.labels("drug_type")
+    if name is not None and f"{name} | {tumour_type}" in types:
+        index = types.index(f"{name} | {tumour_type}")
+        return draws.get("effect")[:, index], draws.get("omega_effect")[:, index], f"fitted in {tumour_type}"
+    if name is not None:
+        mean = draws.get("effect_drug")[:, draws.labels("drug").index(name)]
+        origin = "fitted in other tumour types"
+    else:
+        if drug_class in draws.labels("drug_class"):
+            mean = draws.get("effect_class")[:, draws.labels("drug_class").index(drug_class)]
+            origin = f"new drug of the fitted class {drug_class}"
+        else:
+            mean = draws.get("mu_effect") + draws.get("omega_effect_class") * sampler.normal(f"class {drug_class}")
+            origin = f"new drug of the new class {drug_class}"
+        mean = mean + draws.get("omega_effect_drug") * sampler.normal(f"drug {drug}")
+    mean = mean + draws.get("omega_effect_type") * sampler.normal(f"drug {drug} in {tumour_type}")
+    own_spread = f"classes.{drug_class}.between_models"
+    if own_spread in priors.names():
+        spread = sampler.entry(own_spread, f" {drug}")
+    else:
+        z = sampler.normal(f"spread of {drug} in {tumour_type}")
+        spread = np.exp(draws.get("mu_ln_omega_effect") + draws.get("omega_ln_omega_effect") * z)
+    return mean, spread, origin
+
+
+def _growth(tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors):
+    """Mean and spread of ln growth of the PDX models of a tumour type, [D] each."""
+    types = draws.labels("tumour_type")
+    if tumour_type in types:
+        index = types.index(tumour_type)
+        return draws.get("ln_growth_type")[:, index], draws.get("omega_ln_growth")[:, index]
+    own = f"growth.types.{tumour_type}.ln_rate"
+    if own in priors.names():
+        mean = sampler.entry(own)
+    else:
+        z = sampler.normal(f"growth {tumour_type}")
+        mean = draws.get("mu_ln_growth") + draws.get("omega_ln_growth_type") * z
+    return mean, sampler.entry("growth.mouse.between_models", tumour_type)
+
+
+def _pairs(drugs: Sequence[str], draws: Draws, sampler: PriorSampler, priors: Priors):
+    """phi and gamma [D, R, R] of all pairs of drugs, and the spread of combinations [D]."""
+    size, number = draws.size, len(drugs)
+    phi, gamma = np.zeros((size, number, number)), np.zeros((size, number, number))
+    known = draws.labels("class_pair")
+    for a in range(number):
+        for b in range(a):
+            classes = sorted((priors.drug_class(drugs[a]), priors.drug_class(drugs[b])))
+            name = " x ".join(classes)
+            for values, site in ((phi, "phi"), (gamma, "gamma")):
+                if name in known:
+                    draw = draws.get(site)[:, known.index(name)]
+                elif known:
+                    draw = draws.get(f"mu_{site}") + draws.get(f"omega_{site}") * sampler.normal(f"{site} {name}")
+                else:
+                    pair = priors.class_pair(*classes)
+                    centre = sampler.entry(getattr(pair, site).name)
+                    spread = sampler.entry(getattr(pair, f"{site}_spread").name)
+                    draw = centre + spread * sampler.normal(f"{site} {name}")
+                values[:, a, b] = values[:, b, a] = draw
+    if "omega_combination" in draws:
+        return phi, gamma, draws.get("omega_combination")
+    return phi, gamma, sampler.entry("class_pairs.default.between_models")
+
+
+def _dose_response(drug: str, sampler: PriorSampler, priors: Priors) -> tuple[DoseResponse, Dosing]:
+    """Parameters [D] of a drug's time course in patients and its reference dosing."""
+    info = priors.drug(drug)
+    if info.pk is None:
+        raise InputError(f"drug {drug!r} has no clinical dose in the priors (drugs.{info.name}.pk)", key="trial.cohorts")
+    prefix = f"drugs.{info.name}.pk"
+    ratio = np.exp(sampler.entry("translation.exposure_ratio", f" {info.name}"))
+    response = DoseResponse(
+        half_life=jnp.asarray(sampler.entry(f"{prefix}.half_life") / HOURS_PER_DAY, jnp.float32),
+        absorption_half_life=jnp.asarray(sampler.entry(f"{prefix}.absorption_half_life") / HOURS_PER_DAY, jnp.float32),
+        saturation=jnp.asarray(sampler.entry(f"{prefix}.saturation") * ratio, jnp.float32),
+        hill=jnp.asarray(sampler.entry(f"{prefix}.hill"), jnp.float32),
+    )
+    return response, info.pk.reference.to_dosing()
+
+
+@partial(jax.jit, static_argnames=("reference_rate",))
+def _exposure(edges, times, amounts, response: DoseResponse, reference_rate: float):
+    """Segment means of the effect-time curve of one drug in one arm, [D, G]."""
+    return jax.vmap(lambda each: segment_effect(edges, times, amounts, reference_rate, each))(response)
+
+
+def plan_cohort(
+    key: jax.Array, cohort: Cohort, visits: Visits, draws: Draws, priors: Priors, aliases: Mapping[str, str]
+) -> CohortPlan:
+    """Everything that `trial.simulate` needs for one cohort.
+
+    Parameters
+    ----------
+    key
+        Of the translation draws; the virtual patients have a key of their own.
+    cohort, visits
+        From the experiment.
+    draws
+        Draws of the fit.
+    priors
+        For translation, patients, pharmacology, and what the fit has not seen.
+    aliases
+        Names of the experiment -> names of the fit.
+
+    Raises
+    ------
+    InputError
+        If a drug has no clinical dose response in the priors, or a covariate no prior.
+    """
+    size = draws.size
+    sampler = PriorSampler(key, priors, size)
+    drugs = tuple(sorted({priors.drug(d).name for arm in cohort.arms for d in arm.drugs}))
+    subgroups = tuple(cohort.subgroups) or ("all",)
+    prevalence = np.array([s.prevalence for s in cohort.subgroups.values()] or [1.0])
+
+    own_name = {priors.drug(d).name: d for arm in cohort.arms for d in arm.drugs}
+    means, spreads, origin = [], [], {}
+    for drug in drugs:
+        mean, spread, origin[drug] = _effects(own_name[drug], cohort.tumour_type, draws, sampler, priors, aliases)
+        means.append(mean[:, None] + _covariate_shift(cohort, priors.drug_class(drug), sampler, priors, prevalence))
+        spreads.append(spread)
+    mu_growth, omega_growth = _growth(cohort.tumour_type, draws, sampler, priors)
+    phi, gamma, omega_combination = _pairs(drugs, draws, sampler, priors)
+
+    ratio = priors.entry("translation.human_weight_kg").parameters["value"] * 1000.0
+    ratio /= priors.entry("translation.mouse_weight_g").parameters["value"]
+    discrepancy = sampler.entry("translation.drug_discrepancy")
+    kill, loss = [], []
+    for drug in drugs:
+        drug_class = priors.drug_class(drug)
+        ln_scale = sampler.resolved("translation.ln_kill_scale", drug_class, tag=f" {drug_class}")
+        ln_scale = ln_scale + sampler.resolved("translation.class_discrepancy", drug_class, tag=f" {drug_class}")
+        kill.append(np.exp(ln_scale + discrepancy * sampler.normal(f"discrepancy {drug}")))
+        loss.append(np.log(sampler.resolved("translation.loss_of_effect", drug_class, tag=f" {drug_class}")))
+
+    def patient(name):
+        return sampler.resolved("patients", cohort.tumour_type, name)
+
+    size_entry = priors.resolve("patients", cohort.tumour_type, "baseline_sld")
+    law = PatientLaw(
+        mu_ln_growth=mu_growth,
+        omega_ln_growth=omega_growth,
+        growth_scale=ratio ** sampler.entry("translation.growth_exponent"),
+        effect_mean=np.stack(means, axis=1),
+        effect_sd=np.stack(spreads, axis=1),
+        kill_scale=np.stack(kill, axis=1),
+        ln_loss_rate=np.stack(loss, axis=1),
+        loss_rate_sd=sampler.entry("translation.loss_of_effect_between_patients"),
+        phi=phi,
+        gamma=gamma,
+        omega_combination=omega_combination,
+        ln_sld_median=np.full(size, math.log(size_entry.parameters["median"])),
+        sld_log_sd=np.full(size, size_entry.parameters["sigma"]),
+        mean_lesions=patient("target_lesions"),
+        lesion_size_log_sd=patient("lesion_size_log_sd"),
+        lesion_log_sd=patient("lesion_log_sd"),
+        reading_error=sampler.entry("patients.reading_error"),
+        reader_effect=sampler.entry("patients.reader_effect"),
+        new_lesion_hazard=patient("new_lesion_hazard"),
+        new_lesion_power=patient("new_lesion_power"),
+        discontinuation_hazard=patient("discontinuation_hazard"),
+        missed_visit=patient("missed_visit"),
+    )
+    law = PatientLaw(*(jnp.asarray(value, jnp.float32) for value in law))
+
+    dosings = [{priors.drug(d).name: dosing.to_dosing() for d, dosing in arm.drugs.items()} for arm in cohort.arms]
+    schedule = _schedule(visits.days(), [d for arm in dosings for d in arm.values()])
+    regimens = lay_out(drugs, [tuple(arm) for arm in dosings])
+    curves = _arm_exposure(schedule.edges, dosings, drugs, sampler, priors, size)
+    return CohortPlan(
+        law=law,
+        exposure=curves[:, np.asarray(regimens.arm)],
+        schedule=schedule,
+        regimens=regimens,
+        prevalence=jnp.asarray(prevalence, jnp.float32),
+        subgroups=subgroups,
+        drugs=drugs,
+        arms=tuple(arm.name for arm in cohort.arms),
+        origin=origin,
+    )
+
+
+def _covariate_shift(cohort: Cohort, drug_class: str, sampler: PriorSampler, priors: Priors, prevalence) -> np.ndarray:
+    """Shift of the effect in each subgroup, [D, B], centred so that the mean over the cohort is that of the tumour type."""
+    names = sorted({name for group in cohort.subgroups.values() for name in group.covariates})
+    shift = np.zeros((sampler.normal("size").shape[0], len(prevalence)))
+    for name in names:
+        known = priors.names(f"covariates.{name}")
+        if not known:
+            raise InputError(f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file", key="trial")
+        if f"covariates.{name}.{drug_class}" in known:
+            value = np.array([group.covariates.get(name, 0.0) for group in cohort.subgroups.values()])
+            centred = value - prevalence @ value
+            shift += sampler.entry(f"covariates.{name}.{drug_class}")[:, None] * centred
+    return shift
+
+
+def _schedule(visit_days: Sequence[float], dosings: Sequence[Dosing]) -> Schedule:
+    edges = segment_edges(visit_days, dosings, max_days=28.0)
+    at = {day: i for i, day in enumerate(edges)}
+    return Schedule(
+        edges=jnp.asarray(edges, jnp.float32),
+        visit_segment=jnp.asarray([at[float(day)] - 1 for day in visit_days], jnp.int32),
+        visit_day=jnp.asarray(visit_days, jnp.float32),
+    )
+
+
+def _arm_exposure(edges, dosings: Sequence[Mapping[str, Dosing]], drugs, sampler, priors, size: int) -> jax.Array:
+    """Effect-time curves of every arm and drug, [D, arm, R, G]; 0 where an arm does not have the drug."""
+    until = float(edges[-1])
+    curves = np.zeros((size, len(dosings), len(drugs), len(edges) - 1), np.float32)
+    for r, drug in enumerate(drugs):
+        response, reference = _dose_response(drug, sampler, priors)
+        for k, arm in enumerate(dosings):
+            if drug in arm:
+                times = dose_days(arm[drug], until)
+                amounts = jnp.full(len(times), arm[drug].amount, jnp.float32)
+                curves[:, k, r] = _exposure(edges, jnp.asarray(times, jnp.float32), amounts, response, dose_rate(reference))
+    return jnp.asarray(curves)
