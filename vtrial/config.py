@@ -136,7 +136,10 @@ class Gates(Section):
 class FitConfig(Section):
     """The model and its sampler."""
 
-    growth: Literal["exponential", "gompertz"] = Field(default="exponential", description="law of untreated growth")
+    growth: Literal["exponential"] = Field(default="exponential", description="law of untreated growth")
+    loss_rate: float = Field(
+        default=0.02, gt=0, le=1, description="rate at which effect or growth changes with time, 1/day"
+    )
     drug_classes: dict[Text, Text] = Field(default={}, description="drug: class, beyond the shipped list")
     evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")
     seed: Seed = Field(default=1, description="seed of the fit")
@@ -144,13 +147,10 @@ class FitConfig(Section):
     warmup: Count = Field(default=500, description="warm-up draws per chain")
     draws: int = Field(default=500, ge=4, le=10_000_000, description="kept draws per chain; R-hat needs 4")
     block: Count = Field(default=100, description="draws per block: progress and checkpoints")
-    chain_method: Literal["parallel", "vectorized", "sequential"] = Field(
-        default="parallel", description="how chains run"
-    )
-    start: Literal["svi", "prior"] = Field(default="svi", description="where the chains start")
-    svi_steps: Count = Field(default=2000, description="steps of the variational quick look")
+    svi_steps: Count = Field(default=2000, description="steps of the variational quick look that starts the chains")
     target_accept: float = Field(default=0.8, gt=0, lt=1, description="target acceptance of NUTS")
     max_tree_depth: int = Field(default=8, ge=1, le=20, description="greatest tree depth of NUTS")
+    mouse_level: bool = Field(default=False, description="true keeps the draws of every mouse in posterior.nc too")
     gates: Gates = Field(default=Gates(), description="convergence gates")
 
 

@@ -72,6 +72,11 @@ def devices_for(kind: Kind) -> list[Device]:
     return _found(_platform(kind, ("cuda", "cpu"), "--device"))
 
 
+def fit_kind(kind: Kind) -> Kind:
+    """Platform of the fit: "auto" is the CPU, on which small fits in float64 are faster."""
+    return _platform(kind, ("cpu", "cuda"), "--fit-device")
+
+
 def device_for(kind: Kind) -> Device:
     """The first of `devices_for`."""
     return devices_for(kind)[0]

@@ -70,9 +70,12 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = (),
     return _placed(experiment, written.file, quick)
 
 
-def load_resolved(path: str | os.PathLike[str], quick: bool = False) -> Experiment:
-    """Read what `resolved_yaml` wrote: nothing is laid over it; ``quick`` says whether it came from a quick run."""
-    return _placed(validated(Experiment, read_yaml(path)), Path(path), quick)
+def load_resolved(path: str | os.PathLike[str], quick: bool = False, overrides: Sequence[str] = ()) -> Experiment:
+    """Read what `resolved_yaml` wrote, laying only `overrides` over it; ``quick`` says whether it came from a quick run."""
+    document = read_yaml(path)
+    for text in overrides:
+        document = _overridden(document, text)
+    return _placed(validated(Experiment, document), Path(path), quick)
 
 
 def resolved_yaml(experiment: Experiment, relative_to: str | os.PathLike[str] | None = None) -> str:
@@ -107,12 +110,12 @@ def fit_key(
     change it. ``format_number`` is raised whenever the code changes the numbers.
     """
     data = experiment.data.model_dump(exclude={"path", "source", "if_missing", "synthetic"})
-    fit = experiment.fit.model_dump(exclude={"gates", "block", "evidence"})
+    fit = experiment.fit.model_dump(exclude={"gates", "block", "evidence", "drug_classes"})
     hashes = {"table": data_sha256, "evidence": list(evidence_sha256s), "priors": priors_sha256}
     return _digest({"format": format_number, "data": data, "fit": fit, "sha256": hashes})
 
 
-def run_key(experiment: Experiment, fit: str, format_number: int) -> str:
+def run_key(experiment: Experiment, fit: str, priors_sha256: str, format_number: int) -> str:
     """Name the outputs of a run: two experiments with the same key leave the same tables and say the same of them.
 
     Beyond the numbers this holds what the outputs show: observed counts, labels, sources, gates, and whether the run
@@ -125,7 +128,9 @@ def run_key(experiment: Experiment, fit: str, format_number: int) -> str:
             arm["drugs"] = list(arm["drugs"].items())
     said = {"source": experiment.data.source, "synthetic": experiment.data.synthetic, "quick": experiment.is_quick}
     gates = experiment.fit.gates.model_dump()
-    return _digest({"format": format_number, "fit": fit, "shown": shown, "said": said, "gates": gates})
+    return _digest(
+        {"format": format_number, "fit": fit, "priors": priors_sha256, "shown": shown, "said": said, "gates": gates}
+    )
 
 
 def _placed(experiment: Experiment, file: Path, quick: bool) -> Experiment:

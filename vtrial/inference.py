@@ -6,7 +6,8 @@ spread over the devices of the process and run one after another within a device
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,8 +23,8 @@ from numpyro.infer import init_to_median
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from vtrial.config import FitConfig
 from vtrial.errors import VtrialError
-
 
 
 class Start(NamedTuple):
@@ -98,7 +99,7 @@ def variational_start(key: jax.Array, model: Callable, arrays: Any, guess: dict[
 
     mean, log_scale, losses = optimise(key, guess, arrays)
     if not np.isfinite(np.asarray(losses[-1])):
-        raise VtrialError("the variational start diverged: its loss is not finite; try fit.start: prior")
+        raise VtrialError("the variational start diverged: its loss is not finite; check the priors and units of the table")
     return Start(mean, jax.tree.map(jnp.exp, log_scale), np.asarray(losses))
 
 
@@ -165,11 +166,10 @@ def initial_state(key: jax.Array, sampler: Sampler, start: Start, arrays: Any, n
     return init(jax.random.split(key_chain, num_chains), w, arrays)
 
 
-def block_runner(sampler: Sampler, num_chains: int) -> Callable:
-    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on all devices that divide them."""
-    devices = jax.devices()
+def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[jax.Device]) -> Callable:
+    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on as many devices as divide them."""
     shards = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
-    mesh = Mesh(np.array(devices[:shards]), ("chain",))
+    mesh = Mesh(np.array(list(devices[:shards])), ("chain",))
 
     @partial(jax.jit, static_argnames=("length",))
     def run(states, arrays, *, length: int):
@@ -214,3 +214,74 @@ def constrain(
     shape = next(iter(draws.values())).shape[:2]
     flat = {k: jnp.asarray(v).reshape(-1, *v.shape[2:]) for k, v in draws.items()}
     return {k: np.asarray(v).reshape(*shape, *v.shape[1:]) for k, v in many(flat).items()}
+
+
+class Fit(NamedTuple):
+    """What a fit leaves: constrained draws [chain, draw, ...] and sampler statistics [chain, draw]."""
+
+    values: dict[str, np.ndarray]
+    stats: dict[str, np.ndarray]
+    losses: np.ndarray
+    seconds: dict[str, float]
+
+
+def fit(
+    key: jax.Array,
+    model: Callable,
+    arrays: Any,
+    values: Mapping[str, jax.Array],
+    config: FitConfig,
+    sites: tuple[str, ...],
+    progress: Callable[[str, int, int], None],
+    devices: Sequence[jax.Device],
+) -> Fit:
+    """Variational start, warm-up, draws; all of it in float64.
+
+    Parameters
+    ----------
+    key
+        Consumed.
+    model, arrays
+        See :mod:`vtrial.model`.
+    values
+        First guesses of some sites.
+    config
+        Chains, draws, blocks.
+    sites
+        Constrained sites and deterministics to keep.
+    progress
+        Called with the stage, iterations done and iterations in all, after every block.
+    devices
+        Devices to spread the chains over.
+    """
+    clock = [time.perf_counter()]
+    key_guess, key_start, key_chains = jax.random.split(key, 3)
+    progress("variational start", 0, config.svi_steps)
+    guess = first_guess(key_guess, model, arrays, values)
+    start = variational_start(key_start, model, arrays, guess, config.svi_steps)
+    clock.append(time.perf_counter())
+    sampler = make_sampler(
+        model,
+        arrays,
+        start,
+        num_warmup=config.warmup,
+        target_accept=config.target_accept,
+        max_tree_depth=config.max_tree_depth,
+    )
+    states = initial_state(key_chains, sampler, start, arrays, config.chains)
+    run = block_runner(sampler, config.chains, devices)
+    total = config.warmup + config.draws
+    done, blocks = 0, []
+    # blocks of one length compile once; warm-up and draws share them and are told apart at the end
+    for states, block in sample_blocks(run, states, arrays, total, config.block):  # noqa: B007 - the last state is kept for a checkpoint
+        done += next(iter(block.stats.values())).shape[1]
+        blocks.append(block)
+        progress("warm-up" if done <= config.warmup else "draws", done, total)
+    clock.append(time.perf_counter())
+    keep = slice(config.warmup, None)
+    draws = {k: np.concatenate([b.draws[k] for b in blocks], axis=1)[:, keep] for k in blocks[0].draws}
+    stats = {k: np.concatenate([b.stats[k] for b in blocks], axis=1)[:, keep] for k in blocks[0].stats}
+    constrained = constrain(model, arrays, draws, sites)
+    clock.append(time.perf_counter())
+    seconds = dict(zip(("start", "sample", "constrain"), np.diff(clock).round(2).tolist(), strict=True))
+    return Fit(constrained, stats, start.losses, seconds)

@@ -22,15 +22,12 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.stats import norm
 
-from vtrial.evidence import evidence_density
+from vtrial.evidence import Evidence
 from vtrial.marginal import LinearGaussianMarginal, Whitened
 from vtrial.panel import Panel
 from vtrial.treatment import combine
-
-#: raised whenever the numbers that a fit gives change; part of the fit key
-FIT_FORMAT = 1
-
 
 class ModelArrays(NamedTuple):
     """The numeric part of a :class:`~vtrial.panel.Panel`, as a pytree that a jitted function takes as an argument."""
@@ -42,11 +39,10 @@ class ModelArrays(NamedTuple):
     pdx_model_type: jax.Array
     drug_class: jax.Array
     drug_type_drug: jax.Array
-    drug_type_type: jax.Array
-    evidence: NamedTuple | None
+    evidence: Evidence | None
 
 
-def arrays_of(panel: Panel, evidence: NamedTuple | None = None) -> ModelArrays:
+def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
     """Device arrays (float64 where `jax.enable_x64` is on) of a panel."""
     parts = (
         panel.curves,
@@ -56,7 +52,6 @@ def arrays_of(panel: Panel, evidence: NamedTuple | None = None) -> ModelArrays:
         panel.pdx_model_type,
         panel.drug_class,
         panel.drug_type_drug,
-        panel.drug_type_type,
         evidence,
     )
     return ModelArrays(*jax.tree.map(jnp.asarray, parts))
@@ -85,22 +80,22 @@ def _population(labels, prior: Mapping[str, dist.Distribution], arrays: ModelArr
         drug_z = sample("effect_drug_z", dist.Normal(0.0, 1.0))
     effect_drug = deterministic("effect_drug", effect_class[arrays.drug_class] + omega_drug * drug_z)
     mu_spread = sample("mu_ln_omega_effect", prior["classes.default.ln_between_models"])
-    spread = sample("omega_ln_omega_effect", dist.HalfNormal(0.5))
+    spread = sample("omega_ln_omega_effect", prior["classes.default.ln_between_models_spread"])
     with numpyro.plate("drug_type", len(labels.drug_type)):
         effect = sample("effect", dist.Normal(effect_drug[arrays.drug_type_drug], omega_type))
-        ln_omega_effect = sample("ln_omega_effect", dist.Normal(mu_spread, spread))
-    return ln_growth_type, omega_growth, effect, deterministic("omega_effect", jnp.exp(ln_omega_effect))
+        spread_z = sample("omega_effect_z", dist.Normal(0.0, 1.0))
+    return ln_growth_type, omega_growth, effect, deterministic("omega_effect", jnp.exp(mu_spread + spread * spread_z))
 
 
 def _mouse_level(prior):
     """Sample what all mice share."""
     return {
-        "mu_intercept": numpyro.sample("mu_intercept", dist.Normal(5.4, 0.5)),
+        "mu_intercept": numpyro.sample("mu_intercept", prior["growth.mouse.ln_volume_start"]),
         "omega_intercept": numpyro.sample("omega_intercept", prior["growth.mouse.intercept_sd"]),
         "omega_mouse": numpyro.sample("omega_mouse", prior["growth.mouse.between_mice_relative"]),
-        "omega_curvature": numpyro.sample("omega_curvature", dist.HalfNormal(1.0)),
-        "loss": numpyro.sample("loss", dist.Normal(0.5, 0.5)),
-        "slowing": numpyro.sample("slowing", dist.Normal(0.0, 0.5)),
+        "omega_curvature": numpyro.sample("omega_curvature", prior["growth.mouse.curvature_sd"]),
+        "loss": numpyro.sample("loss", prior["growth.mouse.loss"]),
+        "slowing": numpyro.sample("slowing", prior["growth.mouse.slowing"]),
         "correlation": numpyro.sample("curvature_correlation", dist.Uniform(-0.99, 0.99)),
     }
 
@@ -169,7 +164,7 @@ def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callabl
         Distributions by the names of the priors files.
     """
     labels, num_single = panel.labels, panel.num_single
-    num_mice, num_sites = len(labels.mouse), len(labels.effect_site)
+    num_mice, num_sites = len(labels.mouse), len(labels.pdx_model_drug)
     num_cells, num_censored = len(labels.combination_cell), len(panel.censored.mouse)
     num_shared = int((panel.combinations.shared >= 0).sum())
 
@@ -181,7 +176,7 @@ def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callabl
             kind = arrays.pdx_model_type
             ln_growth = numpyro.sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
         mu_ln_sigma = numpyro.sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
-        omega_ln_sigma = numpyro.sample("omega_ln_sigma", dist.HalfNormal(0.5))
+        omega_ln_sigma = numpyro.sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
         with numpyro.plate("mouse", num_mice):
             sigma = jnp.exp(numpyro.sample("ln_sigma", dist.Normal(mu_ln_sigma, omega_ln_sigma)))
         growth = jnp.exp(ln_growth)[curves.pdx_model]
@@ -295,3 +290,13 @@ def truncated_normal(u, bound):
     near = ndtri(jnp.clip(u * ndtr(near_bound), 1e-300, 1.0 - 1e-16))
     far_bound = jnp.where(far, bound, -6.0)
     return jnp.where(far, far_bound + jnp.log(jnp.clip(u, 1e-300)) / -far_bound, near)
+
+
+def evidence_density(evidence: Evidence, effect: jax.Array, omega_effect: jax.Array) -> jax.Array:
+    """Log likelihood of all rows, given mean and spread of the effect of every drug x tumour type."""
+    mean, spread = effect[evidence.count_cell], omega_effect[evidence.count_cell]
+    above = (mean - evidence.threshold) / spread
+    counts = evidence.r * log_ndtr(above) + (evidence.n - evidence.r) * log_ndtr(-above)
+    spread = jnp.sqrt(jnp.square(omega_effect[evidence.effect_cell]) + jnp.square(evidence.effect_se))
+    observed = norm.logpdf(evidence.effect, effect[evidence.effect_cell], spread)
+    return jnp.sum(counts) + jnp.sum(observed)

@@ -6,7 +6,7 @@ explicit parameter (an *effect site*) where several mice share it or where a com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +28,10 @@ class Labels(NamedTuple):
     pdx_model: tuple[str, ...]
     drug: tuple[str, ...]
     drug_class: tuple[str, ...]
-    drug_type: tuple[str, ...]  # "drug | tumour type" pairs that have single-agent data or stand in a combination
+    drug_type: tuple[str, ...]  # "drug | tumour type" pairs with data, in a combination, or in the evidence
     class_pair: tuple[str, ...]
     combination_type: tuple[str, ...]  # "arm | tumour type" of combination arms
-    effect_site: tuple[str, ...]  # "PDX model | drug"
+    pdx_model_drug: tuple[str, ...]  # "PDX model | drug", of the effect sites
     combination_cell: tuple[str, ...]  # "PDX model | arm"
     mouse: tuple[str, ...]
 
@@ -93,7 +93,6 @@ class Panel(NamedTuple):
     pdx_model_type: np.ndarray  # [M]
     drug_class: np.ndarray  # [drug] index
     drug_type_drug: np.ndarray  # [drug_type]
-    drug_type_type: np.ndarray  # [drug_type]
     pair_classes: tuple[tuple[str, str], ...]
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
 
@@ -117,7 +116,12 @@ def _summarise(day: np.ndarray, log_volume: np.ndarray, loss_rate: float) -> tup
     return statistics, padded
 
 
-def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: float, detection_limit: float) -> Panel:
+def build_panel(
+    dataset: Dataset,
+    drug_class: Mapping[str, str],
+    loss_rate: float,
+    evidence_cells: Iterable[tuple[str, str]] = (),
+) -> Panel:
     """Summarise a checked table for the fit.
 
     Parameters
@@ -128,15 +132,16 @@ def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: floa
         Mechanism class of every drug of the table.
     loss_rate
         1/day, of the basis.
-    detection_limit
-        mm3; censored rows say "at or below this".
+    evidence_cells
+        Pairs of a drug and a tumour type that published summaries speak of; they may be absent from the table.
 
     Raises
     ------
     InputError
         If a drug has no class.
     """
-    missing = sorted(set(dataset.drugs) - set(drug_class))
+    extra = sorted(set(evidence_cells))
+    missing = sorted({*dataset.drugs, *(drug for drug, _ in extra)} - set(drug_class))
     if missing:
         raise InputError(
             f"no mechanism class for drug {missing[0]!r}; add it under fit.drug_classes or to a priors file",
@@ -162,10 +167,12 @@ def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: floa
     mice["type"] = model_type[mice["model"].to_numpy()]
     mice["num_drugs"] = [len(d) for d in mice["drugs"]]
 
-    used = sorted({d for drugs in mice["drugs"] for d in drugs})
+    used = sorted({d for drugs in mice["drugs"] for d in drugs} | {drug for drug, _ in extra})
     drug_index = {name: i for i, name in enumerate(used)}
     classes = tuple(sorted({drug_class[d] for d in used}))
-    pairs_of_type = sorted({(d, t) for drugs, t in zip(mice["drugs"], mice["type"], strict=True) for d in drugs})
+    pairs_of_type = sorted(
+        {(d, tumour_type[t]) for drugs, t in zip(mice["drugs"], mice["type"], strict=True) for d in drugs} | set(extra)
+    )
     drug_type_index = {pair: i for i, pair in enumerate(pairs_of_type)}
 
     combined = mice[mice["num_drugs"] > 1]
@@ -206,7 +213,7 @@ def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: floa
     site_mice: dict[int, list[int]] = {}
     for i, (model, arm, drugs, kind) in enumerate(zip(mice["model"], mice["arm"], mice["drugs"], mice["type"], strict=True)):
         if len(drugs) == 1:
-            drug_type[i] = drug_type_index[(drugs[0], kind)]
+            drug_type[i] = drug_type_index[(drugs[0], tumour_type[kind])]
             if (model, drugs[0]) in site_index:
                 site[i] = site_index[(model, drugs[0])]
                 site_mice.setdefault(int(site[i]), []).append(i)
@@ -247,7 +254,7 @@ def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: floa
             pdx_model,
             tuple(used),
             classes,
-            tuple(f"{d} | {tumour_type[t]}" for d, t in pairs_of_type),
+            tuple(f"{d} | {t}" for d, t in pairs_of_type),
             tuple(" x ".join(p) for p in pair_names),
             tuple(f"{arm} | {tumour_type[t]}" for arm, t in arm_types),
             tuple(f"{pdx_model[m]} | {d}" for m, d in site_list),
@@ -268,7 +275,7 @@ def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: floa
         num_single=int((mice["num_drugs"] < 2).sum()),
         sites=Sites(
             site_array[:, 0].astype(np.int32),
-            np.array([drug_type_index[(d, int(model_type[m]))] for m, d in site_list], dtype=np.int32),
+            np.array([drug_type_index[(d, tumour_type[model_type[m]])] for m, d in site_list], dtype=np.int32),
             lone,
         ),
         combinations=Combinations(
@@ -283,12 +290,11 @@ def build_panel(dataset: Dataset, drug_class: Mapping[str, str], loss_rate: floa
             np.array(censored_of, dtype=np.int32),
             np.array(censored_rows).reshape(-1, MAX_CENSORED, 3),
             np.array(censored_present).reshape(-1, MAX_CENSORED),
-            float(np.log(detection_limit)),
+            float(np.log(dataset.detection_limit_mm3)),
         ),
         pdx_model_type=model_type,
         drug_class=np.array([classes.index(drug_class[d]) for d in used], dtype=np.int32),
         drug_type_drug=np.array([drug_index[d] for d, _ in pairs_of_type], dtype=np.int32),
-        drug_type_type=np.array([t for _, t in pairs_of_type], dtype=np.int32),
         pair_classes=tuple(pair_names),
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
     )

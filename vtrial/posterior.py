@@ -21,7 +21,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "ln_growth": ("pdx_model",),
     "phi": ("class_pair",),
     "gamma": ("class_pair",),
-    "effect_site": ("effect_site",),
+    "effect_site": ("pdx_model_drug",),
 }
 #: the population level: what is gated strictly and what predictions read
 POPULATION = (

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int
 
+from vtrial.dataset import Dataset
 from vtrial.growth import basis
+from vtrial.posterior import Draws
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
 from vtrial.treatment import combine
@@ -52,14 +54,13 @@ class MouseLaw(NamedTuple):
     omega_combination: Float[Array, ""]
 
 
-def mouse_law(posterior: Mapping[str, np.ndarray], draws: np.ndarray) -> MouseLaw:
-    """Chosen draws of a posterior (arrays [chain, draw, ...]) in float32; combinations absent from the fit are zero."""
+def mouse_law(draws: Draws) -> MouseLaw:
+    """The law of new mice from a posterior, float32; the combination rule is zero where the fit had no combination."""
 
-    def pick(name):
-        if name not in posterior:
-            return jnp.zeros((len(draws), 1) if name in ("phi", "gamma") else (len(draws),), jnp.float32)
-        values = np.asarray(posterior[name])
-        return jnp.asarray(values.reshape(-1, *values.shape[2:])[draws], jnp.float32)
+    def pick(name: str) -> jax.Array:
+        if name in draws:
+            return jnp.asarray(draws.get(name), jnp.float32)
+        return jnp.zeros((draws.size, 1) if name in ("phi", "gamma") else (draws.size,), jnp.float32)
 
     return MouseLaw(*(pick(name) for name in MouseLaw._fields))
 
@@ -122,9 +123,75 @@ def response_counts(
     return jax.lax.map(one_draw, (keys, laws))
 
 
-def response_table(fractions: np.ndarray, labels: pd.DataFrame) -> pd.DataFrame:
-    """`mouse_response.csv`: mean and central 90 % predictive interval of the response fraction, [D, C] -> C rows."""
-    table = labels.copy()
-    table["mean"] = fractions.mean(0)
-    table["q05"], table["q95"] = np.quantile(fractions, [0.05, 0.95], axis=0)
+def arms_of(dataset: Dataset, min_models: int) -> pd.DataFrame:
+    """Arms of each tumour type with at least `min_models` PDX models: tumour_type, arm, num_models; sorted."""
+    used = dataset.used
+    count = used.groupby(["tumour_type", "arm"])["pdx_model"].nunique()
+    return count[count >= min_models].rename("num_models").reset_index()
+
+
+def cells_of_arms(arms: pd.DataFrame, dataset: Dataset, draws: Draws, drug_class: Mapping[str, str]) -> Cells:
+    """Indices into the posterior of the arms of a table with columns tumour_type, arm, num_models."""
+    width = max([2, *(len(dataset.arms[arm]) for arm in arms["arm"])])
+    types, drug_types, pairs = draws.labels("tumour_type"), draws.labels("drug_type"), draws.labels("class_pair")
+    index = np.zeros((len(arms), width), np.int32)
+    present = np.zeros((len(arms), width), bool)
+    pair = np.zeros((len(arms), width, width), np.int32)
+    for c, (tumour_type, arm) in enumerate(zip(arms["tumour_type"], arms["arm"], strict=True)):
+        drugs = dataset.arms[arm]
+        for i, drug in enumerate(drugs):
+            index[c, i], present[c, i] = drug_types.index(f"{drug} | {tumour_type}"), True
+            for j, other in enumerate(drugs):
+                if i != j:
+                    pair[c, i, j] = pairs.index(" x ".join(sorted((drug_class[drug], drug_class[other]))))
+    kind = np.array([types.index(t) for t in arms["tumour_type"]], np.int32)
+    parts = (kind, index, present, pair, arms["num_models"].to_numpy(np.int32))
+    return Cells(*(jnp.asarray(part) for part in parts))
+
+
+def observed_response(dataset: Dataset, rule: MouseRule = MRECIST_PDXE) -> pd.DataFrame:
+    """MRECIST of every mouse of the table from its own curve: tumour_type, arm, pdx_model, responds."""
+    used = dataset.used.sort_values(["mouse_key", "day"], kind="stable")
+    order = used.groupby("mouse_key", sort=False).cumcount().to_numpy()
+    mice = used.drop_duplicates("mouse_key")
+    row = pd.factorize(used["mouse_key"])[0]
+    volume = np.zeros((len(mice), order.max() + 1), np.float32)
+    day, valid = np.zeros_like(volume), np.zeros(volume.shape, bool)
+    volume[row, order], day[row, order], valid[row, order] = used["volume_mm3"], used["day"], True
+    best, average = jax.jit(jax.vmap(partial(mrecist_curve, rule=rule)))(volume, day, valid)
+    code = np.asarray(mrecist_class(best, average))
+    table = mice[["tumour_type", "arm", "pdx_model"]].reset_index(drop=True)
+    table["responds"] = (code == CR) | (code == PR)
     return table
+
+
+def predict_arms(
+    key: Array,
+    draws: Draws,
+    dataset: Dataset,
+    drug_class: Mapping[str, str],
+    stopping: StoppingRule,
+    *,
+    min_models: int,
+    loss_rate: float,
+) -> pd.DataFrame:
+    """`mouse_response.csv`: response fraction of every arm among as many **new** PDX models, one new mouse each.
+
+    Returns
+    -------
+    DataFrame
+        tumour_type, arm, num_models, observed, mean, q05, q95; the last two bound the central 90 % predictive interval.
+    """
+    arms = arms_of(dataset, min_models)
+    if arms.empty:
+        return arms.assign(observed=[], mean=[], q05=[], q95=[])
+    observed = observed_response(dataset).groupby(["tumour_type", "arm"])["responds"].mean().rename("observed")
+    arms = arms.join(observed, on=["tumour_type", "arm"])
+    cells = cells_of_arms(arms, dataset, draws, drug_class)
+    number = arms["num_models"].to_numpy()
+    member = jnp.asarray(np.repeat(np.arange(len(arms)), number))
+    counts = response_counts(key, mouse_law(draws), cells, member, stopping, loss_rate=loss_rate)
+    fraction = np.asarray(counts) / number
+    arms["mean"] = fraction.mean(0)
+    arms["q05"], arms["q95"] = np.quantile(fraction, [0.05, 0.95], axis=0)
+    return arms

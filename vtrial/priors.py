@@ -101,6 +101,15 @@ class Priors:
             return dist.Normal(math.log(logged.parameters["median"]), logged.parameters["sigma"])
         return self.entry(name).distribution()
 
+    def content(self, names: Iterable[str]) -> list[list[object]]:
+        """Family and parameters behind each name: what decides the numbers of whoever reads these priors."""
+        found = []
+        for name in names:
+            head, _, last = name.rpartition(".")
+            entry = self.entries.get(name) or self.entry(f"{head}.{last.removeprefix('ln_')}")
+            found.append([name, entry.family, dict(entry.parameters)])
+        return found
+
     def distributions(self, names: Iterable[str]) -> dict[str, Distribution]:
         """Distributions of several entries by name."""
         return {name: self.distribution(name) for name in names}

@@ -1,0 +1,88 @@
+"""Convergence of a fit: R-hat and effective sample sizes by name, and the gates. The one place that calls ArviZ."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from vtrial.config import FitConfig
+from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
+
+with warnings.catch_warnings():
+    # arviz 0.23 announces its own future at import
+    warnings.simplefilter("ignore", FutureWarning)
+    import arviz
+
+
+def _named(dataset: xr.Dataset) -> dict[str, float]:
+    """Flat mapping "site[label]" -> value of a dataset without chain and draw."""
+    values: dict[str, float] = {}
+    for site, array in dataset.data_vars.items():
+        if array.ndim == 0:
+            values[str(site)] = float(array)
+        else:
+            labels = array[array.dims[0]].to_numpy()
+            values.update({f"{site}[{label}]": float(v) for label, v in zip(labels, array.to_numpy(), strict=True)})
+    return values
+
+
+def summarise(posterior: xr.Dataset) -> pd.DataFrame:
+    """One row per population parameter: parameter, mean, sd, q05, q95, rhat, ess_bulk, ess_tail (equal-tailed 90 %)."""
+    chosen = posterior[[name for name in POPULATION if name in posterior]].astype(np.float64)
+    columns = {
+        "mean": chosen.mean(("chain", "draw")),
+        "sd": chosen.std(("chain", "draw")),
+        "q05": chosen.quantile(0.05, ("chain", "draw")).drop_vars("quantile"),
+        "q95": chosen.quantile(0.95, ("chain", "draw")).drop_vars("quantile"),
+        "rhat": arviz.rhat(chosen),
+        "ess_bulk": arviz.ess(chosen, method="bulk"),
+        "ess_tail": arviz.ess(chosen, method="tail"),
+    }
+    table = pd.DataFrame({name: pd.Series(_named(dataset)) for name, dataset in columns.items()})
+    return table.rename_axis("parameter").reset_index()
+
+
+def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> list[dict[str, Any]]:
+    """The gates of a fit: name, limit, value reached, where, and whether it passed.
+
+    Parameters
+    ----------
+    table
+        From :func:`summarise`.
+    tree
+        The posterior.
+    config
+        Its `gates` are the limits.
+    """
+    gates = config.gates
+    posterior = tree["posterior"].to_dataset()
+    models = posterior[[name for name in PDX_MODEL_LEVEL if name in posterior]].astype(np.float64)
+    model_rhat = pd.Series(_named(arviz.rhat(models)))
+    stats = tree["sample_stats"].to_dataset()
+    greatest = 2**config.max_tree_depth - 1
+
+    def row(name: str, limit: float, values: pd.Series, largest: bool) -> dict[str, Any]:
+        # NaN is a parameter that never moved: the worst there is
+        filled = values.fillna(np.inf if largest else 0.0)
+        at = filled.idxmax() if largest else filled.idxmin()
+        value = float(filled[at])
+        passed = bool(value <= limit if largest else value >= limit)
+        return {"name": name, "limit": limit, "value": value if np.isfinite(value) else None, "where": str(at), "passed": passed}
+
+    by_name = table.set_index("parameter")
+    share = {
+        "diverging": pd.Series({"all draws": float(stats["diverging"].mean())}),
+        "depth": pd.Series({"all draws": float((stats["tree_steps"] >= greatest).mean())}),
+    }
+    return [
+        row("R-hat, population", gates.rhat, by_name["rhat"], True),
+        row("bulk ESS, population", gates.ess_bulk, by_name["ess_bulk"], False),
+        row("tail ESS, population", gates.ess_tail, by_name["ess_tail"], False),
+        row("R-hat, PDX models", gates.rhat_pdx_model, model_rhat, True),
+        row("share of divergent draws", gates.divergences, share["diverging"], True),
+        row("share of draws at greatest tree depth", gates.max_tree_depth_share, share["depth"], True),
+    ]
