@@ -29,7 +29,7 @@ data:
   control: [untreated]
   tumour_types: null
 fit:
-  growth: gompertz
+  loss_rate: 0.03
   evidence: [evidence/fak.csv]
   chains: 3
   gates: {rhat: 1.02, divergences: 1e-3}
@@ -124,26 +124,17 @@ BAD = [
     ("{study: PDXE,", "{study: null,", 9, ["data.constants.study:", "one text or number", "found nothing"]),
     ("control: [untreated]", "control: []", 10, ["data.control:", "at least 1 item", "a list of 0"]),
     ("tumour_types: null", "detection_limit_mm3: 0", 11, ["data.detection_limit_mm3:", "greater than 0", "found 0"]),
-    ("fit:\n  growth", "fit:\n  grwth", 13, ["fit.grwth:", "did you mean 'growth'"]),
+    ("fit:\n  loss_rate", "fit:\n  los_rate", 13, ["fit.los_rate:", "did you mean 'loss_rate'"]),
     ("fit:\n", "fit: fast\nother:\n", 13, ["other:", "unknown key", "1 more"]),
-    (
-        "growth: gompertz",
-        "growth: gomperz",
-        13,
-        ["fit.growth:", "'exponential' or 'gompertz'", "did you mean 'gompertz'"],
-    ),
+    ("loss_rate: 0.03", "growth: gompertz", 13, ["fit.growth:", "'exponential'", "found 'gompertz'"]),
+    ("loss_rate: 0.03", "loss_rate: 0", 13, ["fit.loss_rate:", "greater than 0", "found 0"]),
+    ("loss_rate: 0.03", "mouse_level: 1", 13, ["fit.mouse_level:", "must be true or false", "found 1"]),
     ("chains: 3", "chains: 0", 15, ["fit.chains:", "greater than or equal to 1", "found 0"]),
     ("chains: 3", "chains: 2.5", 15, ["fit.chains:", "must be a whole number", "found 2.5"]),
     ("chains: 3", "chains: 'three'", 15, ["fit.chains:", "must be a whole number", "found 'three'"]),
     ("chains: 3", "seed: -1", 15, ["fit.seed:", "greater than or equal to 0", "found -1"]),
     ("chains: 3", "seed: true", 15, ["fit.seed:", "must be a whole number", "found true"]),
     ("chains: 3", "target_accept: 1.0", 15, ["fit.target_accept:", "less than 1", "found 1.0"]),
-    (
-        "chains: 3",
-        "chain_method: vmap",
-        15,
-        ["fit.chain_method:", "'parallel', 'vectorized' or 'sequential'", "'vmap'"],
-    ),
     ("rhat: 1.02", "rhat: '1e-3'", 16, ["fit.gates.rhat:", "must be a number", "found '1e-3'"]),
     ("rhat: 1.02", "r_hat: 1.02", 16, ["fit.gates.r_hat:", "did you mean 'rhat'"]),
     ("rhat: 1.02", "rhat: " + "x" * 500, 16, ["fit.gates.rhat:", "must be a number", "xxx ... xxx"]),
@@ -244,7 +235,7 @@ def test_order_of_settings(file: Path) -> None:
     assert (full.fit.warmup, full.trial.draws, full.trial.seed) == (500, 1000, 9)
     quick = load_experiment(file, quick=True)
     assert (quick.fit.chains, quick.fit.warmup, quick.fit.draws, quick.trial.draws) == (2, 200, 150, 40)
-    assert (quick.fit.gates.rhat, quick.fit.growth, quick.mice.replicates) == (1.2, "gompertz", 50)
+    assert (quick.fit.gates.rhat, quick.fit.loss_rate, quick.mice.replicates) == (1.2, 0.03, 50)
     options = ["fit.warmup=7", "trial.draws=1e1", "trial.cohorts.0.arms.1.num_patients=30", "fit.gates.rhat=1.3"]
     with pytest.raises(InputError, match=r"whole number, found 10\.0"):
         load_experiment(file, options, quick=True)
@@ -284,7 +275,7 @@ def test_resolved_yaml_reads_back_to_the_same(tmp_path: Path, file: Path, quick:
 
 def keys(experiment: Experiment, table: str = "t", evidence: str = "e", priors: str = "p") -> tuple[str, str]:
     fit = fit_key(experiment, table, [evidence], priors, 1)
-    return fit, run_key(experiment, fit, 1)
+    return fit, run_key(experiment, fit, priors, 1)
 
 
 SAME_FIT_OTHER_RUN = [
@@ -298,10 +289,11 @@ SAME_FIT_OTHER_RUN = [
     "trial.cohorts.0.arms.0.drugs.defactinib.dose=400 mg",
     "report.patients_shown=21",
 ]
-OTHER_FIT = ["fit.seed=2", "fit.growth=exponential", "fit.chain_method=vectorized", "data.detection_limit_mm3=5",
+OTHER_FIT = ["fit.seed=2", "fit.loss_rate=0.02", "fit.mouse_level=true", "data.detection_limit_mm3=5",
              "data.columns.day=time", "data.constants.passage=4", "data.single_agents_only=true"]  # fmt: skip
 SAME_BOTH = ["data.path=other/name.csv", "data.if_missing=ask", "fit.block=50", "fit.evidence=[moved.csv]",
-             "priors=[elsewhere]", "quick.fit.draws=77", "trial.visits.every_days=56"]  # fmt: skip
+             "priors=[elsewhere]", "fit.drug_classes={A: taxane}", "quick.fit.draws=77",
+             "trial.visits.every_days=56"]  # fmt: skip
 
 
 def test_keys_name_what_determines_the_numbers(file: Path) -> None:
@@ -319,12 +311,13 @@ def test_keys_name_what_determines_the_numbers(file: Path) -> None:
     for changed in (keys(experiment, table="x"), keys(experiment, evidence="x"), keys(experiment, priors="x")):
         assert changed[0] != fit
     assert fit_key(experiment, "t", ["e"], "p", 2) != fit
-    assert run_key(experiment, fit, 2) != run
+    assert run_key(experiment, fit, "p", 2) != run
+    assert run_key(experiment, fit, "x", 1) != run
 
 
 def test_keys_do_not_hang_on_the_order_of_lines_or_on_spelling(tmp_path: Path, file: Path) -> None:
     fit, run = keys(load_experiment(file))
-    same = FULL.replace("  growth: gompertz\n", "").replace("  chains: 3\n", "  chains: 3\n  growth: gompertz\n")
+    same = FULL.replace("  loss_rate: 0.03\n", "").replace("  chains: 3\n", "  chains: 3\n  loss_rate: 3.0e-2\n")
     same = same.replace("on: 3 wk, cycle: 4 weeks", "cycle: 28.0 d, on: 504 h").replace("0.2 g", "200 mg")
     assert same != FULL
     file.write_text(same)

@@ -152,7 +152,9 @@ def test_consequences_in_plain_numbers(priors: Priors) -> None:
     assert 12 < doubling < 16  # days, PDXE: 13.9
     ratio = 1000 * median["translation.human_weight_kg"] / median["translation.mouse_weight_g"]
     assert ratio ** median["translation.growth_exponent"] == pytest.approx(0.134, abs=0.001)
-    fak, spread = median["classes.FAK.mean_effect"], median["classes.FAK.between_models"]
+    # a drug of middling effect whose models differ as those under FAK inhibitors do: regressions are rare
+    assert "classes.FAK.mean_effect" not in median  # the published results are evidence rows of the fit, counted once
+    fak, spread = 0.4, median["classes.FAK.between_models"]
     beyond_stasis = 0.5 * math.erfc((1 - fak) / (spread * math.sqrt(2)))
     assert 0.0 < beyond_stasis < 0.03
     # Claret's loss of effect, per day, lies in the upper tail and not beyond it

@@ -105,7 +105,7 @@ def run(
         folder = Path(pipeline.run(experiment, out, devices=devices, console=_console()))
     except GateError as failure:
         print("THE FIT DID NOT PASS ITS GATES: the numbers below are not to be relied on.")
-        _print_answer(getattr(failure, "folder", None) or out)
+        _print_answer(failure.folder or out)
         raise
     if experiment.is_quick:
         print("QUICK RUN: few draws and loose gates, for a first look only.")
@@ -165,6 +165,20 @@ def report(run_dir: RunDir) -> None:
     from vtrial import run as pipeline
 
     print(_shown(pipeline.report(run_dir, console=_console())))
+
+
+@app.command()
+def twin(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Table to write (gzip CSV).")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the synthetic mice.")] = 1,
+) -> None:
+    """Draw a synthetic twin of a run's single-agent panel, which holds no real measurement and may be passed on."""
+    _check_run_folder(run_dir)
+    _devices("auto", "auto")
+    from vtrial import run as pipeline
+
+    print(f"{pipeline.twin(run_dir, out, seed=seed):,} rows in {_shown(out)}")
 
 
 @app.command()
@@ -305,7 +319,10 @@ def _print_answer(folder: Path | None) -> None:
 
 
 def _print_result(result: Mapping[str, Any]) -> None:
-    """Print what a simulation returned: its rates as a table, the rest as it is."""
+    """Print what a simulation returned: what must be said first, its rates as a table, the rest as it is."""
+    for mark in result.get("marks", ()):
+        print(f"{_plain(mark).upper()}.")
+    result = {key: value for key, value in result.items() if key != "marks"}
     arms = result.get("arms")
     if isinstance(arms, list) and arms and all({"arm", "endpoint", "kind", "mean"} <= set(one) for one in arms):
         import pandas as pd

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def _named(dataset: xr.Dataset) -> dict[str, float]:
 def summarise(posterior: xr.Dataset) -> pd.DataFrame:
     """One row per population parameter: parameter, mean, sd, q05, q95, rhat, ess_bulk, ess_tail (equal-tailed 90 %)."""
     chosen = posterior[[name for name in POPULATION if name in posterior]].astype(np.float64)
-    columns = {
+    columns: dict[str, Any] = {
         "mean": chosen.mean(("chain", "draw")),
         "sd": chosen.std(("chain", "draw")),
         "q05": chosen.quantile(0.05, ("chain", "draw")).drop_vars("quantile"),
@@ -61,7 +61,7 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
     gates = config.gates
     posterior = tree["posterior"].to_dataset()
     models = posterior[[name for name in PDX_MODEL_LEVEL if name in posterior]].astype(np.float64)
-    model_rhat = pd.Series(_named(arviz.rhat(models)))
+    model_rhat = pd.Series(_named(cast(xr.Dataset, arviz.rhat(models))))
     stats = tree["sample_stats"].to_dataset()
     greatest = 2**config.max_tree_depth - 1
 
@@ -69,9 +69,15 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
         # NaN is a parameter that never moved: the worst there is
         filled = values.fillna(np.inf if largest else 0.0)
         at = filled.idxmax() if largest else filled.idxmin()
-        value = float(filled[at])
+        value = float(filled.max() if largest else filled.min())
         passed = bool(value <= limit if largest else value >= limit)
-        return {"name": name, "limit": limit, "value": value if np.isfinite(value) else None, "where": str(at), "passed": passed}
+        return {
+            "name": name,
+            "limit": limit,
+            "value": value if np.isfinite(value) else None,
+            "where": str(at),
+            "passed": passed,
+        }
 
     by_name = table.set_index("parameter")
     share = {

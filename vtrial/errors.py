@@ -28,16 +28,22 @@ class InputError(VtrialError):
 
     exit_code = 2
 
-    def __init__(self, message: str, *, file: str | Path | None = None, line: int | None = None, key: str | None = None):
+    def __init__(
+        self, message: str, *, file: str | Path | None = None, line: int | None = None, key: str | None = None
+    ):
         self.message, self.file, self.line, self.key = message, file, line, key
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(place + (f"{key}: " if key else "") + message)
 
 
 class GateError(VtrialError):
-    """The fit ran to its end but did not pass its convergence gates; its outputs say so first."""
+    """The fit ran to its end but did not pass its convergence gates; its outputs, in `folder`, say so first."""
 
     exit_code = 3
+
+    def __init__(self, message: str, folder: Path | None = None):
+        self.folder = folder
+        super().__init__(message)
 
 
 class InterruptedRun(VtrialError):

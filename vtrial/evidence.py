@@ -1,10 +1,11 @@
 """Published summary results as likelihood terms: what is known of a drug in mice where no curve is public.
 
-A row of the table speaks of one drug in one tumour type, whose effect over PDX models is ``rho ~ Normal(effect, omega_effect)``:
+A row of the table speaks of one drug in one tumour type, whose effect over PDX models is
+``rho ~ Normal(effect, omega_effect)``:
 
 - ``regressions``, r of n models shrank: ``r ~ Binomial(n, P(rho > 1))``;
-- ``delayed``, r of n models grew significantly later than control: ``r ~ Binomial(n, P(rho > threshold))``, the threshold being
-  what the study could see;
+- ``delayed``, r of n models grew significantly later than control: ``r ~ Binomial(n, P(rho > threshold))``, the
+  threshold being what the study could see;
 - ``tgi``, tumour growth inhibition of one model: with G = growth x day the unperturbed ln growth and
   ``TGI = 1 - (exp(G (1 - rho)) - 1) / (exp(G) - 1)``, a normal observation of rho with its delta-method SE.
 """
@@ -21,7 +22,11 @@ from vtrial.errors import InputError
 from vtrial.table import cells_of, content_of
 
 COLUMNS = ("drug", "tumour_type", "kind", "r", "n", "threshold", "tgi", "tgi_se", "growth_per_day", "day", "source")
-KINDS = {"regressions": ("r", "n"), "delayed": ("r", "n", "threshold"), "tgi": ("tgi", "tgi_se", "growth_per_day", "day")}
+KINDS = {
+    "regressions": ("r", "n"),
+    "delayed": ("r", "n", "threshold"),
+    "tgi": ("tgi", "tgi_se", "growth_per_day", "day"),
+}
 
 
 class Evidence(NamedTuple):
@@ -57,10 +62,25 @@ def read_evidence(path: Path) -> pd.DataFrame:
                 raise InputError("must not be empty", file=path, line=line, key=name)
         values = {name: _number(path, line, row, name) for name in KINDS[kind]}
         if kind != "tgi" and not (0 <= values["r"] <= values["n"] and values["n"] > 0):
-            raise InputError(f"r must lie between 0 and n, found {values['r']:g} of {values['n']:g}", file=path, line=line, key="r")
+            raise InputError(
+                f"r must lie between 0 and n, found {values['r']:g} of {values['n']:g}", file=path, line=line, key="r"
+            )
         if kind == "tgi" and not (values["tgi"] < 1.0 + 1.0 / np.expm1(values["growth_per_day"] * values["day"])):
-            raise InputError(f"a TGI of {values['tgi']:g} is beyond a vanished tumour; write 0.86 for 86 %", file=path, line=line, key="tgi")
-        rows.append({"drug": str(row["drug"]).strip(), "tumour_type": str(row["tumour_type"]).strip(), "kind": kind, **values, "source": row["source"]})
+            raise InputError(
+                f"a TGI of {values['tgi']:g} is beyond a vanished tumour; write 0.86 for 86 %",
+                file=path,
+                line=line,
+                key="tgi",
+            )
+        rows.append(
+            {
+                "drug": str(row["drug"]).strip(),
+                "tumour_type": str(row["tumour_type"]).strip(),
+                "kind": kind,
+                **values,
+                "source": row["source"],
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -70,7 +90,12 @@ def _number(path: Path, line: int, row: pd.Series, name: str) -> float:
     except (KeyError, ValueError):
         value = float("nan")
     if not np.isfinite(value) or (name in ("tgi_se", "growth_per_day", "day", "n") and value <= 0):
-        raise InputError(f"must be a number fit for a {row['kind']} row, found {str(row.get(name, ''))!r}", file=path, line=line, key=name)
+        raise InputError(
+            f"must be a number fit for a {row['kind']} row, found {str(row.get(name, ''))!r}",
+            file=path,
+            line=line,
+            key=name,
+        )
     return value
 
 
@@ -83,7 +108,9 @@ def effect_of_tgi(tgi, tgi_se, growth_per_day, day):
 
 def evidence_arrays(table: pd.DataFrame, drug_types: tuple[str, ...]) -> Evidence:
     """Arrays for the model; `drug_types` are the panel's labels "drug | tumour type"."""
-    cell = np.array([drug_types.index(f"{d} | {t}") for d, t in zip(table["drug"], table["tumour_type"], strict=True)], np.int32)
+    cell = np.array(
+        [drug_types.index(f"{d} | {t}") for d, t in zip(table["drug"], table["tumour_type"], strict=True)], np.int32
+    )
     tgi = (table["kind"] == "tgi").to_numpy()
     counts, effects = table[~tgi], table[tgi]
     threshold = np.where(counts["kind"] == "regressions", 1.0, counts.get("threshold", pd.Series(1.0, counts.index)))

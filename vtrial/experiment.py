@@ -71,7 +71,7 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = (),
 
 
 def load_resolved(path: str | os.PathLike[str], quick: bool = False, overrides: Sequence[str] = ()) -> Experiment:
-    """Read what `resolved_yaml` wrote, laying only `overrides` over it; ``quick`` says whether it came from a quick run."""
+    """Read what `resolved_yaml` wrote, with only `overrides` laid over it; ``quick``: it came from a quick run."""
     document = read_yaml(path)
     for text in overrides:
         document = _overridden(document, text)

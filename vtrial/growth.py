@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 # ln of a diameter per ln of a volume, for a tumour that keeps its shape
 DIAMETER_PER_VOLUME = 1.0 / 3.0
 
+#: days over which the rate of a mouse is taken as its own; what bends its curve later deviates about this straight line
+REFERENCE_DAYS = 28.0
+
 #: columns of :func:`basis`: ln-size at day 0, rate at day 0, rate that comes back as the effect wanes
 NUM_BASIS = 3
 

@@ -1,7 +1,8 @@
 """NUTS on the marginal, driven in blocks of draws: start, warm up, sample, and hand each block to the caller.
 
-The state of every chain is a pytree of arrays, so that a caller can store it after each block and go on from there. Chains are
-spread over the devices of the process and run one after another within a device: no chain waits for the longest tree of another.
+The state of every chain is a pytree of arrays, so that a caller can store it after each block and go on from there.
+Chains are spread over the devices of the process and run one after another within a device: no chain waits for the
+longest tree of another.
 """
 
 from __future__ import annotations
@@ -9,30 +10,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer import init_to_median
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from vtrial.config import FitConfig
+from vtrial.devices import Device
 from vtrial.errors import VtrialError
 
 
 class Start(NamedTuple):
-    """A normal approximation in the unconstrained space: where the chains start and how the mass matrix is first scaled."""
+    """A normal approximation in the unconstrained space: where the chains start, and the scale of their coordinates."""
 
     mean: dict[str, jax.Array]
     scale: dict[str, jax.Array]
     losses: np.ndarray
+
+
+#: how much wider the mean of a collective site is than independent elements would make it. In PDXE the mean of 256 ln
+#: growths has four times that SD: level, waning and mouse spreads trade with it. A trajectory would stop long before.
+STRETCH = 4.0
 
 
 class Block(NamedTuple):
@@ -46,19 +53,23 @@ STATISTICS = ("diverging", "num_steps", "accept_prob", "energy", "potential_ener
 
 
 def first_guess(key: jax.Array, model: Callable, arrays: Any, values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Unconstrained starting point: `values` where given, else the median of each prior. Jitted, so that no op runs alone."""
-    median = init_to_median(num_samples=25)
+    """Unconstrained starting point: `values` where given, else the mean of each prior. Jitted: no op runs alone."""
 
     def choose(site):
         if site["type"] != "sample" or site["is_observed"]:
             return None
-        return values[site["name"]] if site["name"] in values else median(site)
+        prior = site["fn"]
+        return values[site["name"]] if site["name"] in values else jnp.broadcast_to(prior.mean, prior.shape())
+
+    def unconstrained(site):
+        transform = cast(Any, biject_to(site["fn"].support))
+        return transform.inv(site["value"])
 
     @jax.jit
     def guess(key, arrays):
         sites = handlers.trace(handlers.substitute(handlers.seed(model, key), substitute_fn=choose)).get_trace(arrays)
         return {
-            name: biject_to(site["fn"].support).inv(site["value"])
+            name: unconstrained(site)
             for name, site in sites.items()
             if site["type"] == "sample" and not site["is_observed"]
         }
@@ -66,28 +77,31 @@ def first_guess(key: jax.Array, model: Callable, arrays: Any, values: Mapping[st
     return guess(key, arrays)
 
 
-def variational_start(key: jax.Array, model: Callable, arrays: Any, guess: dict[str, jax.Array], num_steps: int) -> Start:
-    """Mean-field normal approximation by stochastic variational inference: Adam (optax), cosine decay, one sample a step.
+def variational_start(
+    key: jax.Array, model: Callable, arrays: Any, guess: dict[str, jax.Array], num_steps: int
+) -> Start:
+    """Mean-field normal approximation by stochastic variational inference: Adam, cosine decay, one sample a step.
 
-    A quick look at the posterior, and the start of NUTS. Written out because NumPyro's guide needs a minute to trace and compile
-    thousands of latents (measured), this a few seconds.
+    A quick look at the posterior, and the start of NUTS. Written out because NumPyro's guide needs a minute to trace
+    and compile thousands of latents (measured), this a few seconds.
     """
-    names = sorted(guess)
     optimiser = optax.adam(optax.cosine_decay_schedule(0.03, num_steps, alpha=0.01))
+    # one flat vector: thirty sites would be thirty generators and thirty optimisers to compile
+    flat, unravel = ravel_pytree(guess)
 
-    def loss(parameters, key, arrays):
+    def loss(parameters, noise, arrays):
         mean, log_scale = parameters
-        noise = {k: jax.random.normal(jax.random.fold_in(key, i), guess[k].shape, guess[k].dtype) for i, k in enumerate(names)}
-        z = {k: mean[k] + jnp.exp(log_scale[k]) * noise[k] for k in names}
-        return potential_energy(model, (arrays,), {}, z) - sum(jnp.sum(log_scale[k]) for k in names)
+        z = unravel(mean + jnp.exp(log_scale) * noise)
+        return potential_energy(model, (arrays,), {}, z) - jnp.sum(log_scale)
 
     @jax.jit
-    def optimise(key, guess, arrays):
-        parameters = (guess, jax.tree.map(lambda v: jnp.full_like(v, -3.0), guess))
+    def optimise(key, flat, arrays):
+        parameters = (flat, jnp.full_like(flat, -3.0))
 
         def step(carry, key):
             parameters, state = carry
-            value, slope = jax.value_and_grad(loss)(parameters, key, arrays)
+            noise = jax.random.normal(key, flat.shape, flat.dtype)
+            value, slope = jax.value_and_grad(loss)(parameters, noise, arrays)
             # a single wild sample must not throw the optimiser off for good
             slope = jax.tree.map(lambda g: jnp.clip(jnp.nan_to_num(g), -1e4, 1e4), slope)
             update, state = optimiser.update(slope, state)
@@ -97,17 +111,19 @@ def variational_start(key: jax.Array, model: Callable, arrays: Any, guess: dict[
         (parameters, _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
         return *parameters, losses
 
-    mean, log_scale, losses = optimise(key, guess, arrays)
+    mean, log_scale, losses = optimise(key, flat, arrays)
     if not np.isfinite(np.asarray(losses[-1])):
-        raise VtrialError("the variational start diverged: its loss is not finite; check the priors and units of the table")
-    return Start(mean, jax.tree.map(jnp.exp, log_scale), np.asarray(losses))
+        raise VtrialError(
+            "the variational start diverged: its loss is not finite; check the priors and units of the table"
+        )
+    return Start(unravel(mean), unravel(jnp.exp(log_scale)), np.asarray(losses))
 
 
 class Sampler(NamedTuple):
     """NUTS in the coordinates ``w = (z - mean) / scale`` of a :class:`Start`, as two pure functions.
 
-    The whitening matters: numpyro's adaptation adds a fixed constant to every variance, which ruins the step size wherever
-    a parameter is known to a few parts in a thousand.
+    The whitening matters: numpyro's adaptation adds a fixed constant to every variance, which ruins the step size
+    wherever a parameter is known to a few parts in a thousand.
     """
 
     init: Callable  # (key, w, arrays) -> state
@@ -123,24 +139,23 @@ def make_sampler(
     num_warmup: int,
     target_accept: float,
     max_tree_depth: int,
-    dense: tuple[str, ...] = (),
+    collective: tuple[str, ...] = (),
 ) -> Sampler:
-    """Build the two functions; `dense` names sites that share one dense block of the mass matrix."""
+    """Build the functions; the elements of a site named in `collective` move together further than each alone."""
 
     def unconstrained(w):
-        return {k: start.mean[k] + start.scale[k] * v for k, v in w.items()}
+        stretched = {k: v + (STRETCH - 1.0) * jnp.mean(v) if k in collective else v for k, v in w.items()}
+        return {k: start.mean[k] + start.scale[k] * v for k, v in stretched.items()}
 
     def potential(arrays):
         return lambda w: potential_energy(model, (arrays,), {}, unconstrained(w))
 
-    blocks = [tuple(sorted(dense))] if dense else False
     init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
 
     def init(key, w, arrays):
         return init_kernel(
             w,
             num_warmup,
-            dense_mass=blocks,
             target_accept_prob=target_accept,
             max_tree_depth=max_tree_depth,
             model_args=(arrays,),
@@ -166,8 +181,8 @@ def initial_state(key: jax.Array, sampler: Sampler, start: Start, arrays: Any, n
     return init(jax.random.split(key_chain, num_chains), w, arrays)
 
 
-def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[jax.Device]) -> Callable:
-    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on as many devices as divide them."""
+def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[Device]) -> Callable:
+    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on devices that divide them."""
     shards = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
     mesh = Mesh(np.array(list(devices[:shards])), ("chain",))
 
@@ -187,7 +202,9 @@ def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[jax.Device
         state, (draws, stats) = spread(states)
         return state, draws, stats
 
-    return run
+    # states that lie elsewhere would have the whole program compiled a second time
+    place = NamedSharding(mesh, Spec("chain"))
+    return lambda states, arrays, *, length: run(jax.device_put(states, place), arrays, length=length)
 
 
 def sample_blocks(run: Callable, states: Any, arrays: Any, num_draws: int, block: int) -> Iterator[tuple[Any, Block]]:
@@ -216,11 +233,48 @@ def constrain(
     return {k: np.asarray(v).reshape(*shape, *v.shape[1:]) for k, v in many(flat).items()}
 
 
+class MouseDraws(NamedTuple):
+    """Draws [D, S] of what a fit integrates out."""
+
+    coefficient: np.ndarray  # [D, S, 3] eta, s, c of every mouse, float32
+    effect: np.ndarray  # [D, S] fraction of growth removed in the cell (PDX model x treatment) of the mouse, float32
+
+
+def mouse_draws(key: jax.Array, model: Callable, arrays: Any, draws: dict[str, np.ndarray]) -> MouseDraws:
+    """Draws of mice and cells from their exact conditional, given unconstrained draws [D, ...] of all else.
+
+    `model` is one built with ``mouse_level=True``. The coefficients are drawn given the curve, the effect given the
+    coefficients, of which alone it knows anything. Several mice of one cell have one effect, which is explicit.
+    """
+    transform = partial(constrain_fn, model, (arrays,), {}, return_deterministic=True)
+    flat = {k: jnp.asarray(v) for k, v in draws.items()}
+    size = next(iter(draws.values())).shape[0]
+
+    def one(each):
+        key, z = each
+        key_mouse, key_cell = jax.random.split(key)
+        sites = transform(z)
+        mean, covariance = sites["mouse_mean"], sites["mouse_covariance"]
+        # a coefficient that the curve fixes has a variance of 0 up to rounding, which has no Cholesky factor
+        value, vector = jnp.linalg.eigh(covariance)
+        noise = jnp.sqrt(jnp.maximum(value, 0.0)) * jax.random.normal(key_mouse, mean.shape, mean.dtype)
+        coefficient = mean + jnp.einsum("sij,sj->si", vector, noise)
+        weight = jnp.linalg.solve(sites["mouse_prior_covariance"], sites["cell_loading"][..., None])[..., 0]
+        centre = sites["cell_effect"] + jnp.sum(weight * (coefficient - sites["mouse_prior_mean"]), axis=-1)
+        variance = sites["cell_spread"] ** 2 - jnp.sum(weight * sites["cell_loading"], axis=-1)
+        deviation = jnp.sqrt(jnp.maximum(variance, 0.0)) * jax.random.normal(key_cell, centre.shape, centre.dtype)
+        return coefficient.astype(jnp.float32), (centre + deviation).astype(jnp.float32)
+
+    drawn = jax.jit(lambda each: jax.lax.map(one, each))((jax.random.split(key, size), flat))
+    return MouseDraws(*(np.asarray(x) for x in drawn))
+
+
 class Fit(NamedTuple):
     """What a fit leaves: constrained draws [chain, draw, ...] and sampler statistics [chain, draw]."""
 
     values: dict[str, np.ndarray]
     stats: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]  # unconstrained
     losses: np.ndarray
     seconds: dict[str, float]
 
@@ -233,7 +287,8 @@ def fit(
     config: FitConfig,
     sites: tuple[str, ...],
     progress: Callable[[str, int, int], None],
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
+    collective: tuple[str, ...] = (),
 ) -> Fit:
     """Variational start, warm-up, draws; all of it in float64.
 
@@ -253,6 +308,8 @@ def fit(
         Called with the stage, iterations done and iterations in all, after every block.
     devices
         Devices to spread the chains over.
+    collective
+        See :func:`make_sampler`.
     """
     clock = [time.perf_counter()]
     key_guess, key_start, key_chains = jax.random.split(key, 3)
@@ -267,13 +324,14 @@ def fit(
         num_warmup=config.warmup,
         target_accept=config.target_accept,
         max_tree_depth=config.max_tree_depth,
+        collective=collective,
     )
     states = initial_state(key_chains, sampler, start, arrays, config.chains)
     run = block_runner(sampler, config.chains, devices)
     total = config.warmup + config.draws
     done, blocks = 0, []
     # blocks of one length compile once; warm-up and draws share them and are told apart at the end
-    for states, block in sample_blocks(run, states, arrays, total, config.block):  # noqa: B007 - the last state is kept for a checkpoint
+    for _, block in sample_blocks(run, states, arrays, total, config.block):
         done += next(iter(block.stats.values())).shape[1]
         blocks.append(block)
         progress("warm-up" if done <= config.warmup else "draws", done, total)
@@ -283,5 +341,6 @@ def fit(
     stats = {k: np.concatenate([b.stats[k] for b in blocks], axis=1)[:, keep] for k in blocks[0].stats}
     constrained = constrain(model, arrays, draws, sites)
     clock.append(time.perf_counter())
-    seconds = dict(zip(("start", "sample", "constrain"), np.diff(clock).round(2).tolist(), strict=True))
-    return Fit(constrained, stats, start.losses, seconds)
+    stages = ["start", "sample", "constrain"]
+    seconds = dict(zip(stages, np.diff(clock).round(2).tolist(), strict=True))
+    return Fit(constrained, stats, draws, start.losses, seconds)

@@ -1,18 +1,20 @@
 """The linear Gaussian marginal: one mouse's curve with its own coefficients integrated out, in closed form.
 
-A curve of n values is ``y = B theta + eps`` with ``theta ~ Normal(m, Omega)`` and ``eps ~ Normal(0, sigma^2 I)``. With the thin
-QR decomposition ``B = Q R`` the curve is carried by ``z = Q' y`` (p numbers) and the residual sum of squares, for
+A curve of n values is ``y = B theta + eps`` with ``theta ~ Normal(m, Omega)`` and ``eps ~ Normal(0, sigma^2 I)``. With
+the thin QR decomposition ``B = Q R`` the curve is carried by ``z = Q' y`` (p numbers) and the residual sum of squares,
+for
 
     z ~ Normal(R m, R Omega R' + sigma^2 I_p)      and      RSS / sigma^2 ~ chi-squared(n - p), independent of z.
 
-So a likelihood on thousands of rows costs one p x p factorisation a mouse, exactly (no approximation; the density is that of
-the full n x n covariance, as ``tests/test_marginal.py`` checks against scipy). float64 only: the sums cancel in float32.
+So a likelihood on thousands of rows costs one p x p factorisation a mouse, exactly (no approximation; the density is
+that of the full n x n covariance, as ``tests/test_marginal.py`` checks against scipy). float64 only: the sums cancel
+in float32.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from numpyro.distributions import constraints
 def cholesky(matrix: Float[Array, "*S p p"]) -> list[list[Float[Array, "*S"]]]:
     """Lower Cholesky factor of many small matrices, unrolled: ``factor[i][j]`` with j <= i, each of shape [S].
 
-    Elementwise over the batch, so that XLA fuses it; a batched LAPACK call a mouse is an order of magnitude slower here.
+    Elementwise over the batch, so that XLA fuses it; a batched LAPACK call a mouse is ten times slower here.
     """
     size = matrix.shape[-1]
     factor: list[list[Array]] = [[] for _ in range(size)]
@@ -57,7 +59,8 @@ class Whitened(NamedTuple):
     def condition(self, loading: Float[Array, "S p k"]):
         """What the curve says about latents that move its coefficients theta.
 
-        For latents u with ``cov(theta, u) = loading`` returns ``E[u | z] - E[u]`` [S, k] and ``cov[u] - cov[u | z]`` [S, k, k].
+        For latents u with ``cov(theta, u) = loading`` returns ``E[u | z] - E[u]`` [S, k] and ``cov[u] - cov[u | z]``
+        [S, k, k].
         """
         size = len(self.white)
         rotated = jnp.einsum("sij,sjk->sik", self.triangle, loading)
@@ -85,7 +88,8 @@ class LinearGaussianMarginal(dist.Distribution):
 
     Notes
     -----
-    ``log_prob`` is the log density of the n values y (the constant of the map from y to (z, RSS) is left out on purpose).
+    ``log_prob`` is the log density of the n values y (the constant of the map from y to (z, RSS) is left
+    out on purpose).
     """
 
     arg_constraints = {
@@ -93,16 +97,20 @@ class LinearGaussianMarginal(dist.Distribution):
         "covariance": constraints.positive_semidefinite,
         "sigma": constraints.positive,
     }
-    support = constraints.real_vector
     pytree_data_fields = ("loc", "covariance", "sigma", "triangle", "num_measurements", "marginal_covariance")
 
     def __init__(self, loc, covariance, sigma, triangle, num_measurements, *, validate_args=None):
         self.loc, self.covariance, self.sigma = loc, covariance, sigma
         self.triangle, self.num_measurements = triangle, num_measurements
         rotated = jnp.einsum("sij,sjk,slk->sil", triangle, covariance, triangle)
-        noise = jnp.square(sigma)[:, None, None] * jnp.eye(loc.shape[-1], dtype=loc.dtype)
+        noise = jnp.square(sigma)[:, None, None] * jnp.eye(loc.shape[-1], dtype=loc.dtype)[None]
         self.marginal_covariance = rotated + noise
         super().__init__(loc.shape[:-1], (loc.shape[-1] + 1,), validate_args=validate_args)
+
+    @property
+    def support(self):
+        """Real vectors."""
+        return constraints.real_vector
 
     def whiten(self, coefficients: Float[Array, "S p"]) -> Whitened:
         """Factor the marginal covariance and whiten the gap between the curves and their mean."""
@@ -111,12 +119,12 @@ class LinearGaussianMarginal(dist.Distribution):
         white = solve_lower(factor, [gap[:, i] for i in range(gap.shape[-1])])
         return Whitened(factor, white, self.triangle)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Any, intermediates: Any = None):
         """Log density of the curves, shape [S]."""
         return self.log_density(self.whiten(value[:, :-1]), value[:, -1])
 
     def log_density(self, whitened: Whitened, residual: Float[Array, " S"]) -> Float[Array, " S"]:
-        """Log density of the curves from :meth:`whiten` and the residual sums of squares, for callers that need both."""
+        """Log density of the curves from :meth:`whiten` and the residual sums of squares."""
         size = self.loc.shape[-1]
         quadratic = sum((jnp.square(w) for w in whitened.white), start=jnp.zeros(()))
         log_scale = sum((jnp.log(whitened.factor[i][i]) for i in range(size)), start=jnp.zeros(()))

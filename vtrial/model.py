@@ -1,4 +1,4 @@
-"""The hierarchical growth model of a panel of mice, in NumPyro: mouse < PDX model < tumour type, drug < mechanism class.
+"""The hierarchical growth model of a panel of mice in NumPyro: mouse < PDX model < tumour type, drug < class.
 
 For measurement j of mouse i of PDX model m under arm a
 
@@ -6,16 +6,17 @@ For measurement j of mouse i of PDX model m under arm a
     s_i     = g_m (1 - rho_ma) + delta_i                                rate at day 0
     c_i     = g_m (loss rho_ma - slowing) + zeta_i                      rate that comes back, or goes, as time passes
 
-with ``g_m`` the growth of the PDX model (log-normal about its tumour type), ``rho_ma`` the fraction of growth removed (normal about
-its drug x tumour type, drugs about their class; combinations by :func:`vtrial.treatment.combine`), ``delta_i`` and ``zeta_i`` the
-mouse, and one residual scale a mouse. ``(eta_i, s_i, c_i)`` is integrated out exactly (:mod:`vtrial.marginal`), and so is
-``rho_ma`` wherever one mouse alone informs it.
+with ``g_m`` the growth of the PDX model (log-normal about its tumour type), ``rho_ma`` the fraction of growth removed
+(normal about its drug x tumour type, drugs about their class; combinations by :func:`vtrial.treatment.combine`),
+``delta_i`` and ``zeta_i`` the mouse, and one residual scale a mouse. ``(eta_i, s_i, c_i)`` is integrated out exactly
+(:mod:`vtrial.marginal`), and so is ``rho_ma`` wherever one mouse alone informs it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +26,23 @@ from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jax.scipy.stats import norm
 
 from vtrial.evidence import Evidence
+from vtrial.growth import REFERENCE_DAYS
 from vtrial.marginal import LinearGaussianMarginal, Whitened
-from vtrial.panel import Panel
+from vtrial.panel import Censored, Combinations, Curves, Panel, Sites
 from vtrial.treatment import combine
+
+# numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
+sample: Any = numpyro.sample
+deterministic: Any = numpyro.deterministic
+
 
 class ModelArrays(NamedTuple):
     """The numeric part of a :class:`~vtrial.panel.Panel`, as a pytree that a jitted function takes as an argument."""
 
-    curves: NamedTuple
-    sites: NamedTuple
-    combinations: NamedTuple
-    censored: NamedTuple
+    curves: Curves
+    sites: Sites
+    combinations: Combinations
+    censored: Censored
     pdx_model_type: jax.Array
     drug_class: jax.Array
     drug_type_drug: jax.Array
@@ -60,7 +67,6 @@ def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
 def _population(labels, prior: Mapping[str, dist.Distribution], arrays: ModelArrays):
     """Sample the population level; returns what the mice need."""
     num_types, num_classes, num_drugs = len(labels.tumour_type), len(labels.drug_class), len(labels.drug)
-    sample, deterministic = numpyro.sample, numpyro.deterministic
 
     mu = sample("mu_ln_growth", prior["growth.mouse.ln_rate"])
     between = sample("omega_ln_growth_type", prior["growth.mouse.between_types"])
@@ -73,30 +79,45 @@ def _population(labels, prior: Mapping[str, dist.Distribution], arrays: ModelArr
     omega_class = sample("omega_effect_class", prior["classes.default.between_classes"])
     omega_drug = sample("omega_effect_drug", prior["classes.default.between_drugs"])
     omega_type = sample("omega_effect_type", prior["classes.default.between_types"])
+    # drugs with the class integrated out, then the class given its drugs: the two spreads trade with each other, and
+    # the curves know the drugs
+    belongs = jax.nn.one_hot(arrays.drug_class, num_classes)
+    covariance = omega_class**2 * belongs @ belongs.T + omega_drug**2 * jnp.eye(num_drugs)
+    effect_drug = sample("effect_drug", dist.MultivariateNormal(jnp.full(num_drugs, mu_effect), covariance))
+    members = jnp.sum(belongs, axis=0)
+    precision = members / omega_drug**2 + 1.0 / omega_class**2
+    shift = belongs.T @ (effect_drug - mu_effect) / omega_drug**2 / precision
     with numpyro.plate("drug_class", num_classes):
         class_z = sample("effect_class_z", dist.Normal(0.0, 1.0))
-    effect_class = deterministic("effect_class", mu_effect + omega_class * class_z)
-    with numpyro.plate("drug", num_drugs):
-        drug_z = sample("effect_drug_z", dist.Normal(0.0, 1.0))
-    effect_drug = deterministic("effect_drug", effect_class[arrays.drug_class] + omega_drug * drug_z)
+    deterministic("effect_class", mu_effect + shift + class_z / jnp.sqrt(precision))
     mu_spread = sample("mu_ln_omega_effect", prior["classes.default.ln_between_models"])
     spread = sample("omega_ln_omega_effect", prior["classes.default.ln_between_models_spread"])
     with numpyro.plate("drug_type", len(labels.drug_type)):
-        effect = sample("effect", dist.Normal(effect_drug[arrays.drug_type_drug], omega_type))
+        effect_z = sample("effect_z", dist.Normal(0.0, 1.0))
         spread_z = sample("omega_effect_z", dist.Normal(0.0, 1.0))
+    effect = deterministic("effect", effect_drug[arrays.drug_type_drug] + omega_type * effect_z)
     return ln_growth_type, omega_growth, effect, deterministic("omega_effect", jnp.exp(mu_spread + spread * spread_z))
 
 
-def _mouse_level(prior):
-    """Sample what all mice share."""
+def _mouse_level(prior, mean_ln_growth):
+    """Sample what all mice share.
+
+    The curves know the spread of a rate in 1/day; relative to growth it moves against the mean of all ln growths. So
+    ``ln(omega * mean growth)`` is what is sampled, with the prior of ``ln omega`` shifted along.
+    """
+
+    def relative(name, normal: dist.Normal):
+        absolute = sample(f"ln_{name}_per_day", dist.Normal(normal.loc + mean_ln_growth, normal.scale))
+        return deterministic(name, jnp.exp(absolute - mean_ln_growth))
+
     return {
-        "mu_intercept": numpyro.sample("mu_intercept", prior["growth.mouse.ln_volume_start"]),
-        "omega_intercept": numpyro.sample("omega_intercept", prior["growth.mouse.intercept_sd"]),
-        "omega_mouse": numpyro.sample("omega_mouse", prior["growth.mouse.between_mice_relative"]),
-        "omega_curvature": numpyro.sample("omega_curvature", prior["growth.mouse.curvature_sd"]),
-        "loss": numpyro.sample("loss", prior["growth.mouse.loss"]),
-        "slowing": numpyro.sample("slowing", prior["growth.mouse.slowing"]),
-        "correlation": numpyro.sample("curvature_correlation", dist.Uniform(-0.99, 0.99)),
+        "mu_intercept": sample("mu_intercept", prior["growth.mouse.ln_volume_start"]),
+        "omega_intercept": sample("omega_intercept", prior["growth.mouse.intercept_sd"]),
+        "omega_mouse": relative("omega_mouse", prior["growth.mouse.ln_between_mice_relative"]),
+        "omega_curvature": relative("omega_curvature", prior["growth.mouse.ln_curvature_sd"]),
+        "loss": sample("loss", prior["growth.mouse.loss"]),
+        "slowing": sample("slowing", prior["growth.mouse.slowing"]),
+        "correlation": sample("curvature_correlation", dist.Uniform(-0.99, 0.99)),
     }
 
 
@@ -108,15 +129,24 @@ def coefficient_mean(shared, growth, effect):
     )
 
 
-def coefficient_covariance(shared, growth, omega_effect):
-    """Covariance of ``(eta, s, c)``, [S, 3, 3]: the mouse, and the spread of the effect over PDX models."""
+def reference_bend(loss_rate: float) -> float:
+    """``q(T) / T`` at T = :data:`vtrial.growth.REFERENCE_DAYS`: the slope that a unit of bend adds up to by then."""
+    return 1.0 + math.expm1(-loss_rate * REFERENCE_DAYS) / (loss_rate * REFERENCE_DAYS)
+
+
+def coefficient_covariance(shared, growth, omega_effect, bend: float):
+    """Covariance of ``(eta, s, c)``, [S, 3, 3]: the mouse, and the spread of the effect over PDX models.
+
+    The mouse's own deviation is ``delta t + zeta (q(t) - bend t)``: delta is its mean rate over the reference days,
+    zeta what bends its curve about that line. In the coordinates (s, c) that is ``(delta - bend zeta, zeta)``.
+    """
     zero = jnp.zeros_like(growth)
+    mouse, curve, both = shared["omega_mouse"], shared["omega_curvature"], shared["correlation"]
+    together = both * mouse * curve
     # per unit of growth squared
-    rate = shared["omega_mouse"] ** 2 + omega_effect**2
-    cross = (
-        shared["correlation"] * shared["omega_mouse"] * shared["omega_curvature"] - shared["loss"] * omega_effect**2
-    )
-    curvature = shared["omega_curvature"] ** 2 + (shared["loss"] * omega_effect) ** 2
+    rate = mouse**2 - 2.0 * bend * together + (bend * curve) ** 2 + omega_effect**2
+    cross = together - bend * curve**2 - shared["loss"] * omega_effect**2
+    curvature = curve**2 + (shared["loss"] * omega_effect) ** 2
     square = growth**2
     intercept = jnp.broadcast_to(shared["omega_intercept"] ** 2, growth.shape)
     rows = [
@@ -140,20 +170,28 @@ class _Part(NamedTuple):
     covariance: jax.Array  # [S, 3, 3]
     whitened: Whitened
     log_density: jax.Array  # [S]
+    effect: jax.Array  # [S] mean of the effect of the cell, 0 for controls
+    spread: jax.Array  # [S] its SD, 0 where it is given
+    loading: jax.Array  # [S, 3, 1] its covariance with the coefficients
 
 
-def _curves(shared, arrays: ModelArrays, sigma, growth, effect, spread, part: slice) -> _Part:
+def _curves(shared, arrays: ModelArrays, sigma, growth, effect, spread, part: slice, bend: float) -> _Part:
     """Density of the curves of one part of the mice, given mean and spread of the effect on each."""
     curves = arrays.curves
     mean = coefficient_mean(shared, growth[part], effect)
-    covariance = coefficient_covariance(shared, growth[part], spread)
-    marginal = LinearGaussianMarginal(mean, covariance, sigma[part], curves.triangle[part], curves.num_measurements[part])
+    covariance = coefficient_covariance(shared, growth[part], spread, bend)
+    marginal = LinearGaussianMarginal(
+        mean, covariance, sigma[part], curves.triangle[part], curves.num_measurements[part]
+    )
     statistics = curves.statistics[part]
     whitened = marginal.whiten(statistics[:, :-1])
-    return _Part(mean, covariance, whitened, marginal.log_density(whitened, statistics[:, -1]))
+    density = marginal.log_density(whitened, statistics[:, -1])
+    return _Part(mean, covariance, whitened, density, effect, spread, effect_loading(shared, growth[part], spread))
 
 
-def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callable[[ModelArrays], None]:
+def build_model(
+    panel: Panel, prior: Mapping[str, dist.Distribution], mouse_level: bool = False
+) -> Callable[[ModelArrays], None]:
     """The NumPyro model of a panel, a function of its arrays.
 
     Parameters
@@ -162,8 +200,12 @@ def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callabl
         Shapes and labels only; its numbers come in as the argument of the model.
     prior
         Distributions by the names of the priors files.
+    mouse_level
+        Whether to record what is known of the coefficients of every mouse given all else: ``mouse_mean`` [S, 3] and
+        ``mouse_covariance`` [S, 3, 3] of ``(eta, s, c)``, and how they hang together with the effect of the mouse's
+        cell. The density is the same.
     """
-    labels, num_single = panel.labels, panel.num_single
+    labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.loss_rate)
     num_mice, num_sites = len(labels.mouse), len(labels.pdx_model_drug)
     num_cells, num_censored = len(labels.combination_cell), len(panel.censored.mouse)
     num_shared = int((panel.combinations.shared >= 0).sum())
@@ -171,31 +213,34 @@ def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callabl
     def model(arrays: ModelArrays) -> None:
         curves = arrays.curves
         ln_growth_type, omega_growth, effect, omega_effect = _population(labels, prior, arrays)
-        shared = _mouse_level(prior)
         with numpyro.plate("pdx_model", len(labels.pdx_model)):
             kind = arrays.pdx_model_type
-            ln_growth = numpyro.sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
-        mu_ln_sigma = numpyro.sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
-        omega_ln_sigma = numpyro.sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
+            ln_growth = sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
+        shared = _mouse_level(prior, jnp.mean(ln_growth))
+        mu_ln_sigma = sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
+        omega_ln_sigma = sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
         with numpyro.plate("mouse", num_mice):
-            sigma = jnp.exp(numpyro.sample("ln_sigma", dist.Normal(mu_ln_sigma, omega_ln_sigma)))
+            sigma = jnp.exp(sample("ln_sigma", dist.Normal(mu_ln_sigma, omega_ln_sigma)))
         growth = jnp.exp(ln_growth)[curves.pdx_model]
 
-        # single agents and controls: an effect is integrated out with the mouse unless several mice or a censored one share it
+        # single agents and controls: an effect is integrated out with the mouse unless several mice or a censored one
+        # share it
         single = slice(0, num_single)
         site = curves.effect_site[single]
         sites = arrays.sites
         if num_sites:
             site_mean, site_scale = effect[sites.drug_type], omega_effect[sites.drug_type]
-            site_z = numpyro.sample("effect_site_z", dist.Normal(0.0, 1.0).expand([num_sites]).to_event(1))
+            site_z = sample("effect_site_z", dist.Normal(0.0, 1.0).expand([num_sites]).to_event(1))
             has_lone_mouse = sites.mouse >= 0
             explicit = (site >= 0) & ~has_lone_mouse[site]
             mean = jnp.where(explicit, (site_mean + site_scale * site_z)[site], effect[curves.drug_type[single]])
         else:
             explicit, mean = jnp.zeros(num_single, bool), effect[curves.drug_type[single]]
+            site_mean = site_scale = site_z = jnp.zeros(0)
+            has_lone_mouse = jnp.zeros(0, bool)
         treated = curves.treated[single]
         spread = jnp.where(treated & ~explicit, omega_effect[curves.drug_type[single]], 0.0)
-        parts = [_curves(shared, arrays, sigma, growth, jnp.where(treated, mean, 0.0), spread, single)]
+        parts = [_curves(shared, arrays, sigma, growth, jnp.where(treated, mean, 0.0), spread, single, bend)]
 
         if num_cells:
             # the effect behind a combination is drawn given its lone mouse, so that its z stays standard normal
@@ -204,17 +249,32 @@ def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callabl
             shift, reduction = parts[0].whitened.take(lone).condition(loading)
             site_mean = site_mean + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
             site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction[:, 0, 0], 0.0))
-            site_effect = numpyro.deterministic("effect_site", site_mean + site_scale * site_z)
+            site_effect = deterministic("effect_site", site_mean + site_scale * site_z)
             joint, spread = _combination_effects(labels, prior, arrays, site_effect, num_shared)
             rest = slice(num_single, None)
             cell = curves.combination_cell[rest]
-            parts.append(_curves(shared, arrays, sigma, growth, joint[cell], spread[cell], rest))
+            parts.append(_curves(shared, arrays, sigma, growth, joint[cell], spread[cell], rest, bend))
 
         log_density = jnp.concatenate([part.log_density for part in parts])
+        hidden: list[jax.Array] = []
         if num_censored:
-            log_below = _censored_density(parts, arrays, sigma, num_single)
+            log_below, *hidden = _censored_density(parts, arrays, sigma, num_single)
             log_density = log_density.at[arrays.censored.mouse].add(log_below)
-        numpyro.deterministic("log_likelihood", log_density)
+        if mouse_level:
+            known = [part.whitened.condition(part.covariance) for part in parts]
+            mean = jnp.concatenate([part.mean + shift for part, (shift, _) in zip(parts, known, strict=True)])
+            covariance = jnp.concatenate([p.covariance - less for p, (_, less) in zip(parts, known, strict=True)])
+            if num_censored:
+                mean = mean.at[arrays.censored.mouse].set(hidden[0])
+                covariance = covariance.at[arrays.censored.mouse].set(hidden[1])
+            deterministic("mouse_mean", mean)
+            deterministic("mouse_covariance", covariance)
+            deterministic("mouse_prior_mean", jnp.concatenate([part.mean for part in parts]))
+            deterministic("mouse_prior_covariance", jnp.concatenate([part.covariance for part in parts]))
+            deterministic("cell_effect", jnp.concatenate([part.effect for part in parts]))
+            deterministic("cell_spread", jnp.concatenate([part.spread for part in parts]))
+            deterministic("cell_loading", jnp.concatenate([part.loading for part in parts])[..., 0])
+        deterministic("log_likelihood", log_density)
         numpyro.factor("curves", jnp.sum(log_density))
         if arrays.evidence is not None:
             numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_effect))
@@ -225,37 +285,41 @@ def build_model(panel: Panel, prior: Mapping[str, dist.Distribution]) -> Callabl
 def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_shared: int):
     """Mean effect and spread of every combination cell, [C] each."""
     combinations = arrays.combinations
-    mu_phi = numpyro.sample("mu_phi", prior["class_pairs.default.phi"])
-    omega_phi = numpyro.sample("omega_phi", prior["class_pairs.default.phi_spread"])
-    mu_gamma = numpyro.sample("mu_gamma", prior["class_pairs.default.gamma"])
-    omega_gamma = numpyro.sample("omega_gamma", prior["class_pairs.default.gamma_spread"])
-    omega = numpyro.sample("omega_combination", prior["class_pairs.default.between_models"])
+    mu_phi = sample("mu_phi", prior["class_pairs.default.phi"])
+    omega_phi = sample("omega_phi", prior["class_pairs.default.phi_spread"])
+    mu_gamma = sample("mu_gamma", prior["class_pairs.default.gamma"])
+    omega_gamma = sample("omega_gamma", prior["class_pairs.default.gamma_spread"])
+    omega = sample("omega_combination", prior["class_pairs.default.between_models"])
     with numpyro.plate("class_pair", len(labels.class_pair)):
-        phi = numpyro.deterministic("phi", mu_phi + omega_phi * numpyro.sample("phi_z", dist.Normal(0.0, 1.0)))
-        gamma = numpyro.deterministic(
-            "gamma", mu_gamma + omega_gamma * numpyro.sample("gamma_z", dist.Normal(0.0, 1.0))
-        )
+        # half way between centred and not: the curves know some pairs well and others hardly at all
+        phi_half = sample("phi_half", dist.Normal(0.5 * mu_phi, jnp.sqrt(omega_phi)))
+        phi = deterministic("phi", mu_phi + jnp.sqrt(omega_phi) * (phi_half - 0.5 * mu_phi))
+        gamma = deterministic("gamma", mu_gamma + omega_gamma * sample("gamma_z", dist.Normal(0.0, 1.0)))
     joint = combine(
-        site_effect[combinations.site], phi[combinations.pair], gamma[combinations.pair], combinations.present
+        site_effect[combinations.site],
+        phi[combinations.pair],
+        gamma[combinations.pair],
+        jnp.asarray(combinations.present),
     )
     # where several mice share a cell its deviation is common to them; elsewhere it is integrated out with the mouse
     if not num_shared:
         return joint, jnp.broadcast_to(omega, joint.shape)
     shared = combinations.shared >= 0
-    z = numpyro.sample("combination_cell_z", dist.Normal(0.0, 1.0).expand([num_shared]).to_event(1))
+    z = sample("combination_cell_z", dist.Normal(0.0, 1.0).expand([num_shared]).to_event(1))
     return joint + jnp.where(shared, omega * z[combinations.shared], 0.0), jnp.where(shared, 0.0, omega)
 
 
 def _censored_density(parts: list[_Part], arrays: ModelArrays, sigma, num_single: int):
-    """log P(measurements below the limit | the uncensored ones) of each mouse that has such, [Q].
+    """Log P(measurements below the limit | the uncensored ones) of each mouse that has such, and its coefficients.
 
-    The hidden ln volumes are sampled one after the other, each from its normal given the ones before it and truncated at the
-    limit. With ``u`` uniform as the parameter the density is the product of the truncated masses, exactly, and smooth: a hidden
-    curve sampled freely would meet the limit as a wall.
+    Returns that log mass [Q], and the mean [Q, 3] and covariance [Q, 3, 3] of the coefficients given all measurements.
+    The hidden ln volumes are sampled one after the other, each from its normal given the ones before it and truncated
+    at the limit. With ``u`` uniform as the parameter the density is the product of the truncated masses, exactly, and
+    smooth: a hidden curve sampled freely would meet the limit as a wall.
     """
     censored = arrays.censored
     num_mice, num_rows = censored.present.shape
-    u = numpyro.sample("censored_u", dist.Uniform(0.0, 1.0).expand([num_mice, num_rows]).to_event(2))
+    u = sample("censored_u", dist.Uniform(0.0, 1.0).expand([num_mice, num_rows]).to_event(2))
     from_single = censored.mouse < num_single
     index = (jnp.where(from_single, censored.mouse, 0), jnp.where(from_single, 0, censored.mouse - num_single))
     means, covariances = [], []
@@ -280,15 +344,15 @@ def _censored_density(parts: list[_Part], arrays: ModelArrays, sigma, num_single
         gain = jnp.where(present, 1.0, 0.0)[:, None] * along / scale[:, None]
         mean = mean + gain * hidden[:, None]
         covariance = covariance - gain[:, :, None] * gain[:, None, :]
-    return total
+    return total, mean, covariance
 
 
 def truncated_normal(u, bound):
-    """Quantile `u` of a standard normal below `bound`, elementwise; the exponential tail takes over below -6."""
-    far = bound < -6.0
-    near_bound = jnp.where(far, -6.0, bound)
+    """Quantile `u` of a standard normal below `bound`, elementwise; the exponential tail takes over below -30."""
+    far = bound < -30.0
+    near_bound = jnp.where(far, -30.0, bound)
     near = ndtri(jnp.clip(u * ndtr(near_bound), 1e-300, 1.0 - 1e-16))
-    far_bound = jnp.where(far, bound, -6.0)
+    far_bound = jnp.where(far, bound, -30.0)
     return jnp.where(far, far_bound + jnp.log(jnp.clip(u, 1e-300)) / -far_bound, near)
 
 

@@ -1,7 +1,7 @@
 """Dataset -> the arrays that the model reads: one curve summary a mouse, cells of PDX model x treatment, and labels.
 
-A *cell* is one PDX model under one treatment. The effect in a cell is integrated out wherever a single mouse informs it; it is an
-explicit parameter (an *effect site*) where several mice share it or where a combination is built on it.
+A *cell* is one PDX model under one treatment. The effect in a cell is integrated out wherever a single mouse informs
+it; it is an explicit parameter (an *effect site*) where several mice share it or where a combination is built on it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pandas as pd
 from vtrial.dataset import Dataset
 from vtrial.errors import InputError
 
-
-#: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to lie below the
-#: limit on the first and the last day and twice between, the other days below the limit say next to nothing more.
+#: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to
+#: lie below the limit on the first and the last day and twice between, the other days below the limit say next to
+#: nothing more.
 MAX_CENSORED = 4
 
 
@@ -73,7 +73,7 @@ class Combinations(NamedTuple):
 
 
 class Censored(NamedTuple):
-    """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last among them."""
+    """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last included."""
 
     mouse: np.ndarray  # [Q] index into the curves
     basis: np.ndarray  # [Q, K, p]
@@ -93,7 +93,8 @@ class Panel(NamedTuple):
     pdx_model_type: np.ndarray  # [M]
     drug_class: np.ndarray  # [drug] index
     drug_type_drug: np.ndarray  # [drug_type]
-    pair_classes: tuple[tuple[str, str], ...]
+    pair_classes: tuple[tuple[str, ...], ...]
+    loss_rate: float  # 1/day, of the basis
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
 
 
@@ -147,7 +148,9 @@ def build_panel(
             f"no mechanism class for drug {missing[0]!r}; add it under fit.drug_classes or to a priors file",
             key="fit.drug_classes",
         )
-    table = dataset.used.assign(num_drugs=[len(dataset.arms[a]) for a in dataset.used["arm"]]).sort_values(["num_drugs", "tumour_type", "pdx_model", "arm", "mouse", "day"], kind="stable")
+    table = dataset.used.assign(num_drugs=[len(dataset.arms[a]) for a in dataset.used["arm"]]).sort_values(
+        ["num_drugs", "tumour_type", "pdx_model", "arm", "mouse", "day"], kind="stable"
+    )
     order = table.drop_duplicates("mouse_key").set_index("mouse_key")
     tumour_type = tuple(sorted(order["tumour_type"].unique()))
     models = order.drop_duplicates("pdx_model").sort_values(["tumour_type", "pdx_model"])
@@ -181,7 +184,11 @@ def build_panel(
     cell_index = {cell: i for i, cell in enumerate(cells)}
     single_count = mice[mice["num_drugs"] == 1].groupby(["model", "arm"], sort=False).size()
     wanted = {(model, drug) for model, arm in cells for drug in dataset.arms[arm]}
-    replicated = {(model, dataset.arms[arm][0]) for (model, arm), n in single_count.items() if n > 1}
+    replicated = {
+        (model, dataset.arms[arm][0])
+        for (model, arm), n in zip(single_count.index.to_list(), single_count, strict=True)
+        if n > 1
+    }
     site_list = sorted(wanted | replicated)
     site_index = {site: i for i, site in enumerate(site_list)}
 
@@ -211,7 +218,9 @@ def build_panel(
     cell = np.full(num_mice, -1, dtype=np.int32)
     drug_type = np.zeros(num_mice, dtype=np.int32)
     site_mice: dict[int, list[int]] = {}
-    for i, (model, arm, drugs, kind) in enumerate(zip(mice["model"], mice["arm"], mice["drugs"], mice["type"], strict=True)):
+    for i, (model, arm, drugs, kind) in enumerate(
+        zip(mice["model"], mice["arm"], mice["drugs"], mice["type"], strict=True)
+    ):
         if len(drugs) == 1:
             drug_type[i] = drug_type_index[(drugs[0], tumour_type[kind])]
             if (model, drugs[0]) in site_index:
@@ -227,7 +236,13 @@ def build_panel(
 
     width = max((len(dataset.arms[arm]) for _, arm in cells), default=2)
     pair_names = sorted(
-        {tuple(sorted((drug_class[a], drug_class[b]))) for _, arm in cells for a in dataset.arms[arm] for b in dataset.arms[arm] if a < b}
+        {
+            tuple(sorted((drug_class[a], drug_class[b])))
+            for _, arm in cells
+            for a in dataset.arms[arm]
+            for b in dataset.arms[arm]
+            if a < b
+        }
     )
     pair_index = {pair: i for i, pair in enumerate(pair_names)}
     cell_site = np.zeros((len(cells), width), dtype=np.int32)
@@ -244,8 +259,9 @@ def build_panel(
                 if a != b:
                     cell_pair[c, j, k] = pair_index[tuple(sorted((drug_class[a], drug_class[b])))]
 
-    types = mice["type"].to_numpy()
-    slopes = np.array([np.linalg.lstsq(r[:2, :2], s[:2], rcond=None)[0][1] for r, s in zip(triangle, statistics, strict=True)])
+    slopes = np.array(
+        [np.linalg.lstsq(r[:2, :2], s[:2], rcond=None)[0][1] for r, s in zip(triangle, statistics, strict=True)]
+    )
     rough = pd.Series(np.maximum(slopes, 0.005)).groupby(mice["model"].to_numpy()).quantile(0.8)
     site_array = np.array(site_list, dtype=object).reshape(-1, 2)
     return Panel(
@@ -296,5 +312,6 @@ def build_panel(
         drug_class=np.array([classes.index(drug_class[d]) for d in used], dtype=np.int32),
         drug_type_drug=np.array([drug_index[d] for d, _ in pairs_of_type], dtype=np.int32),
         pair_classes=tuple(pair_names),
+        loss_rate=loss_rate,
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
     )

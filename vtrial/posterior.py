@@ -22,6 +22,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "phi": ("class_pair",),
     "gamma": ("class_pair",),
     "effect_site": ("pdx_model_drug",),
+    "log_likelihood": ("mouse",),
 }
 #: the population level: what is gated strictly and what predictions read
 POPULATION = (
@@ -57,13 +58,15 @@ POPULATION = (
     "gamma",
 )
 PDX_MODEL_LEVEL = ("ln_growth", "effect_site")
-MOUSE_LEVEL = ("ln_sigma",)
+#: draws of cells and mice that are kept, spread evenly over all
+NUM_CELL_DRAWS = 400
 
 
 def to_datatree(
     panel: Panel,
     values: Mapping[str, np.ndarray],
     stats: Mapping[str, np.ndarray],
+    cells: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     stopping: np.ndarray,
 ) -> xr.DataTree:
@@ -77,12 +80,17 @@ def to_datatree(
         Constrained sites and deterministics, [chain, draw, ...].
     stats
         Sampler statistics, [chain, draw].
+    cells
+        Draws of what the fit integrates out: ``index`` of the draws [D] over all chains, ``effect`` [D, S] of the cell
+        of each mouse, and on request ``coefficient`` [D, S, 3] and ``ln_sigma`` [D, S].
     attributes
         Of the root: format, loss rate, detection limit, keys.
     stopping
         Coefficients of the frozen stopping rule.
     """
-    labels = {name: list(getattr(panel.labels, name)) for name in panel.labels._fields if name != "combination_cell"}
+    labels: dict[str, list[str]] = {
+        name: list(getattr(panel.labels, name)) for name in panel.labels._fields if name != "combination_cell"
+    }
     num_chains, num_draws = next(iter(stats.values())).shape
     leading = {"chain": np.arange(num_chains), "draw": np.arange(num_draws)}
 
@@ -91,7 +99,7 @@ def to_datatree(
         for name in names:
             if name not in values:
                 continue
-            dims = DIMS.get(name, ("mouse",) if name in (*MOUSE_LEVEL, "log_likelihood") else ())
+            dims = DIMS.get(name, ())
             if dims and not len(labels[dims[0]]):
                 continue
             kind = np.float64 if name in POPULATION else np.float32
@@ -105,7 +113,10 @@ def to_datatree(
             "statistics": (("mouse", "statistic"), curves.statistics),
             "num_measurements": (("mouse",), curves.num_measurements),
         },
-        coords={"mouse": labels["mouse"], "statistic": ["z_intercept", "z_rate", "z_waning", "residual_sum_of_squares"]},
+        coords={
+            "mouse": labels["mouse"],
+            "statistic": ["z_intercept", "z_rate", "z_waning", "residual_sum_of_squares"],
+        },
     )
     constant = xr.Dataset(
         {
@@ -115,6 +126,12 @@ def to_datatree(
             "stopping_coefficient": (("stopping_term",), stopping),
         },
         coords={name: labels[name] for name in ("tumour_type", "pdx_model", "drug", "drug_class", "drug_type")},
+    )
+    dims = {"index": ("cell_draw",), "effect": ("cell_draw", "mouse"), "ln_sigma": ("cell_draw", "mouse")}
+    dims["coefficient"] = ("cell_draw", "mouse", "term")
+    integrated = xr.Dataset(
+        {name: (dims[name], values) for name, values in cells.items()},
+        coords={"mouse": labels["mouse"], "term": ["intercept", "rate", "waning"]},
     )
     likelihood = dataset(["log_likelihood"]).rename({"log_likelihood": "curves"})
     statistics = xr.Dataset(
@@ -129,7 +146,8 @@ def to_datatree(
     )
     tree = xr.DataTree.from_dict(
         {
-            "posterior": dataset((*POPULATION, *PDX_MODEL_LEVEL, *MOUSE_LEVEL)),
+            "posterior": dataset((*POPULATION, *PDX_MODEL_LEVEL)),
+            "cells": integrated,
             "sample_stats": statistics,
             "log_likelihood": likelihood,
             "observed_data": observed,
@@ -138,6 +156,11 @@ def to_datatree(
     )
     tree.attrs.update(attributes)
     return tree
+
+
+def spread_evenly(size: int, total: int) -> np.ndarray:
+    """Indices of `size` of `total` draws, evenly; where more are wanted than there are, draws repeat."""
+    return np.linspace(0, total - 1, size).round().astype(int) if size < total else np.arange(size) % total
 
 
 class Draws:
@@ -149,12 +172,11 @@ class Draws:
         Number of draws.
     """
 
-    def __init__(self, tree: xr.DataTree, size: int):
+    def __init__(self, tree: xr.DataTree, size: int | None = None, index: np.ndarray | None = None):
         self._posterior = tree["posterior"].to_dataset()
         total = self._posterior.sizes["chain"] * self._posterior.sizes["draw"]
-        # spread evenly over all draws; where more are wanted than there are, draws repeat
-        self._index = np.linspace(0, total - 1, size).round().astype(int) if size < total else np.arange(size) % total
-        self.size = size
+        self._index = spread_evenly(size or total, total) if index is None else index
+        self.size = len(self._index)
 
     def __contains__(self, name: str) -> bool:
         return name in self._posterior

@@ -1,4 +1,4 @@
-"""Mice that were never fitted: new PDX models under the arms of the table, replicated with all noise, read out by mRECIST."""
+"""Mice that were never fitted: new PDX models under the arms of the table, with all noise, read out by mRECIST."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vtrial.dataset import Dataset
 from vtrial.growth import basis
+from vtrial.model import reference_bend
 from vtrial.posterior import Draws
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
@@ -28,7 +29,7 @@ class Cells(NamedTuple):
 
     tumour_type: Int[Array, " C"]
     drug_type: Int[Array, "C R"]
-    present: np.ndarray  # [C, R] bool
+    present: Bool[Array, "C R"]
     pair: Int[Array, "C R R"]
     num_models: Int[Array, " C"]
 
@@ -71,8 +72,8 @@ def log_volume(key: Array, law: MouseLaw, growth, effect, day, loss_rate: float)
     z = jax.random.normal(key_mouse, (3, *growth.shape), jnp.float32)
     rho = law.curvature_correlation
     intercept = law.mu_intercept + law.omega_intercept * z[0]
-    rate = growth * (1.0 - effect + law.omega_mouse * z[1])
     bend = law.omega_curvature * (rho * z[1] + jnp.sqrt(1.0 - rho**2) * z[2])
+    rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(loss_rate) * bend)
     curvature = growth * (law.loss * effect - law.slowing + bend)
     sigma = jnp.exp(law.mu_ln_sigma + law.omega_ln_sigma * jax.random.normal(key_scale, growth.shape, jnp.float32))
     mean = jnp.stack([intercept, rate, curvature], axis=-1) @ basis(day, loss_rate).T

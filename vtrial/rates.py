@@ -59,7 +59,10 @@ def response_rates(plan: CohortPlan, counts: Counts, confirmation: bool) -> dict
     if confirmation:
         rates = {main: confirmed, **rates}
     independent = rate(np.asarray(counts.responders_independent))
-    nulls = {name: np.full((*confirmed.shape[:1], len(plan.arms), confirmed.shape[2]), np.nan) for name in ("independent_action", "best_single", "bliss")}
+    nulls = {
+        name: np.full((*confirmed.shape[:1], len(plan.arms), confirmed.shape[2]), np.nan)
+        for name in ("independent_action", "best_single", "bliss")
+    }
     for k in range(len(plan.arms)):
         singles = np.flatnonzero(parts[k])
         if len(singles):
@@ -70,10 +73,13 @@ def response_rates(plan: CohortPlan, counts: Counts, confirmation: bool) -> dict
     return {**rates, **{f"confirmed_orr:{name}": values for name, values in nulls.items()}}
 
 
-def predictive_counts(rng: np.random.Generator, rate: np.ndarray, num_patients: int, patients: int, between_trials: np.ndarray) -> np.ndarray:
-    """Responders of one trial per draw: binomial, with a normal deviation of the trial's logit from that of the population.
+def predictive_counts(
+    rng: np.random.Generator, rate: np.ndarray, num_patients: int, patients: int, between_trials: np.ndarray
+) -> np.ndarray:
+    """Responders of one trial per draw: binomial, with a normal deviation of the trial's logit from the population's.
 
-    `patients` simulated patients stand behind each rate; a rate of 0 of them counts as half a patient, so that it has a logit.
+    `patients` simulated patients stand behind each rate; a rate of 0 of them counts as half a patient, so that it has
+    a logit.
     """
     safe = np.clip(rate, 0.5 / patients, 1.0 - 0.5 / patients)
     logit = np.log(safe / (1.0 - safe)) + between_trials * rng.standard_normal(rate.shape)
@@ -81,9 +87,15 @@ def predictive_counts(rng: np.random.Generator, rate: np.ndarray, num_patients: 
 
 
 def orr_rows(
-    cohort: Cohort, plan: CohortPlan, rates: dict[str, np.ndarray], seed: int, patients: int, between_trials: np.ndarray, marks: Iterable[str]
+    cohort: Cohort,
+    plan: CohortPlan,
+    rates: dict[str, np.ndarray],
+    seed: int,
+    patients: int,
+    between_trials: np.ndarray,
+    marks: Iterable[str],
 ) -> pd.DataFrame:
-    """Rows of `orr.csv` of one cohort: population and predictive rates per arm, subgroup and endpoint, beside what was observed."""
+    """Rows of `orr.csv` of one cohort: rates per arm, subgroup, endpoint and kind, beside what was observed."""
     marks, rows = list(marks), []
     groups = [*(plan.subgroups if cohort.subgroups else ()), "all"]
     for k, arm in enumerate(cohort.arms):
@@ -99,7 +111,9 @@ def orr_rows(
                     number = _trial_size(arm, group)
                     # one generator a row, seeded by its place: a row does not depend on which others are asked for
                     rng = np.random.default_rng([seed, k, groups.index(group), place])
-                    kinds.append(("predictive", number, predictive_counts(rng, draws, number, patients, between_trials) / number))
+                    kinds.append(
+                        ("predictive", number, predictive_counts(rng, draws, number, patients, between_trials) / number)
+                    )
                 for kind, number, sample in kinds:
                     shown = observed if place == 0 or endpoint.startswith("confirmed_orr:") else None
                     rows.append(
@@ -112,7 +126,13 @@ def orr_rows(
                             "num_patients": number,
                             "mean": sample.mean(),
                             "sd": sample.std(ddof=1) if len(sample) > 1 else 0.0,
-                            **dict(zip(("q05", "q25", "q50", "q75", "q95"), np.quantile(sample, [0.05, 0.25, 0.5, 0.75, 0.95]), strict=True)),
+                            **dict(
+                                zip(
+                                    ("q05", "q25", "q50", "q75", "q95"),
+                                    np.quantile(sample, [0.05, 0.25, 0.5, 0.75, 0.95]),
+                                    strict=True,
+                                )
+                            ),
                             "observed_responders": shown.responders if shown else None,
                             "observed_patients": shown.patients if shown else None,
                             "source": "; ".join([*marks, *([shown.source] if shown else [])]),
@@ -138,5 +158,13 @@ def superiority(cohort: Cohort, plan: CohortPlan, rates: dict[str, np.ndarray]) 
                 at = column if group != "all" else -1
                 combination, single = rates[main][:, k, at], rates[main][:, j, at]
                 probability = float(np.mean(combination > single) + 0.5 * np.mean(combination == single))
-                rows.append({"tumour_type": cohort.tumour_type, "subgroup": group, "arm": arm, "against": f"{drug} alone", "probability": probability})
+                rows.append(
+                    {
+                        "tumour_type": cohort.tumour_type,
+                        "subgroup": group,
+                        "arm": arm,
+                        "against": f"{drug} alone",
+                        "probability": probability,
+                    }
+                )
     return pd.DataFrame(rows, columns=["tumour_type", "subgroup", "arm", "against", "probability"])

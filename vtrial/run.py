@@ -1,4 +1,4 @@
-"""The pipeline as a visible sequence: read -> fit -> mice -> trial -> report, and the manifest that says what was done."""
+"""The pipeline as a visible sequence: read -> fit -> mice -> trial -> report, and a manifest of what was done."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from vtrial.config import Cohort, Experiment
 from vtrial.dataset import Dataset, read_dataset
+from vtrial.devices import Kind
 from vtrial.dosing import calendar, describe, relative_dose_rate
 from vtrial.errors import GateError, InputError
 from vtrial.evidence import read_evidence
@@ -46,8 +47,8 @@ DATA_SETTINGS = (
 class Devices(NamedTuple):
     """Where the stages run, as asked for: "auto", "cpu" or "cuda"."""
 
-    trial: str = "auto"
-    fit: str = "auto"
+    trial: Kind = "auto"
+    fit: Kind = "auto"
 
 
 class Inputs(NamedTuple):
@@ -108,11 +109,8 @@ def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Pr
             info = _named(experiment, key, priors.drug, drug)
             if info.pk is None:
                 known = ", ".join(sorted(d.name for d in priors.drugs.values() if d.pk is not None))
-                raise InputError(
-                    f"has no clinical dose response; add drugs.{info.name}.pk to a priors file. Drugs that have one: {known}",
-                    file=experiment.file,
-                    key=key,
-                )
+                message = f"has no clinical dose response; add drugs.{info.name}.pk to a priors file"
+                raise InputError(f"{message}. Drugs that have one: {known}", file=experiment.file, key=key)
             try:
                 relative_dose_rate(dosing.to_dosing(), info.pk.reference.to_dosing())
             except ValueError as error:
@@ -133,17 +131,26 @@ def check(experiment: Experiment) -> str:
     lines = [
         f"{experiment.name}: {experiment.title or 'no title'}",
         f"table     {dataset.path}",
-        f"          {len(used):,} measurements of {used['mouse_key'].nunique():,} mice, {used['pdx_model'].nunique()} PDX "
-        f"models, {used['tumour_type'].nunique()} tumour types, {len(dataset.drugs)} drugs, {len(dataset.arms)} arms"
+        f"          {len(used):,} measurements of {used['mouse_key'].nunique():,} mice, "
+        f"{used['pdx_model'].nunique()} PDX models, {used['tumour_type'].nunique()} tumour types, "
+        f"{len(dataset.drugs)} drugs, {len(dataset.arms)} arms"
         + (" (SYNTHETIC: no real measurement)" if experiment.data.synthetic else ""),
         *(f"          {note}" for note in dataset.notes),
     ]
     if len(inputs.evidence):
-        lines.append(f"evidence  {len(inputs.evidence)} published results on {', '.join(sorted(set(inputs.evidence['drug'])))}")
+        lines.append(
+            f"evidence  {len(inputs.evidence)} published results on {', '.join(sorted(set(inputs.evidence['drug'])))}"
+        )
     config = experiment.fit
-    lines.append(f"fit       {config.growth} growth, {config.chains} chains of {config.warmup} + {config.draws} draws, key {inputs.fit_key}")
+    lines.append(
+        f"fit       {config.growth} growth, {config.chains} chains of {config.warmup} + {config.draws} draws, "
+        f"key {inputs.fit_key}"
+    )
     for cohort in experiment.trial.cohorts:
-        lines.append(f"trial     {cohort.label or cohort.tumour_type}: {experiment.trial.draws:,} draws x {experiment.trial.patients:,} patients per arm")
+        lines.append(
+            f"trial     {cohort.label or cohort.tumour_type}: {experiment.trial.draws:,} draws x "
+            f"{experiment.trial.patients:,} patients per arm"
+        )
         for arm in cohort.arms:
             for place, (drug, dosing) in enumerate(arm.drugs.items()):
                 lines.append(f"          {arm.name if place == 0 else '':40} {drug} {describe(dosing.to_dosing())}")
@@ -155,10 +162,12 @@ def check(experiment: Experiment) -> str:
 
 
 class Progress:
-    """Progress of a stage: a bar with rate and time left on a terminal, a log line at most every ten seconds elsewhere."""
+    """Progress of a stage: a bar with time left on a terminal, a log line at most every ten seconds elsewhere."""
 
     def __init__(self, console: Console | None):
-        self._console, self._bar, self._task, self._stage = console, None, None, ""
+        self._console, self._stage = console, ""
+        self._bar: Any = None
+        self._task: Any = None
         self._begun = self._told = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -179,7 +188,13 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Bar(*columns, console=self._console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(stage)
@@ -204,8 +219,10 @@ def _reporting(console: Console | None) -> Iterator[Progress]:
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def fit_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: Progress, reuse_from: Path | None) -> dict[str, Any]:
-    """Fit unless the folder, or another run of the same name below `reuse_from`, holds a posterior of the same fit key."""
+def fit_stage(
+    inputs: Inputs, folder: RunFolder, devices: Devices, progress: Progress, reuse_from: Path | None
+) -> dict[str, Any]:
+    """Fit, unless the folder or another run below `reuse_from` holds a posterior of the same fit key."""
     manifest = folder.manifest()
     before = manifest.get("fit", {})
     if before.get("key") == inputs.fit_key and folder.has_posterior():
@@ -225,11 +242,11 @@ def fit_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: Pro
     from vtrial import devices as device_module
     from vtrial.diagnostics import check_gates, summarise
     from vtrial.evidence import evidence_arrays
-    from vtrial.inference import fit
+    from vtrial.inference import fit, mouse_draws
     from vtrial.model import arrays_of, build_model
     from vtrial.model_format import PRIORS
     from vtrial.panel import build_panel
-    from vtrial.posterior import MOUSE_LEVEL, PDX_MODEL_LEVEL, POPULATION, to_datatree
+    from vtrial.posterior import NUM_CELL_DRAWS, PDX_MODEL_LEVEL, POPULATION, spread_evenly, to_datatree
     from vtrial.stopping import fit_stopping_rule
 
     experiment, config = inputs.experiment, inputs.experiment.fit
@@ -238,13 +255,23 @@ def fit_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: Pro
     panel = build_panel(inputs.dataset, inputs.drug_class, config.loss_rate, cells)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
-    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", *(MOUSE_LEVEL if config.mouse_level else ()))
+    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood")
     chosen = device_module.devices_for(device_module.fit_kind(devices.fit))
     with jax.enable_x64(True), jax.default_device(chosen[0]):
         arrays = arrays_of(panel, evidence)
-        model = build_model(panel, inputs.priors.distributions(PRIORS))
+        prior = inputs.priors.distributions(PRIORS)
+        model = build_model(panel, prior)
         first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
-        result = fit(jax.random.key(config.seed), model, arrays, first, config, sites, progress, chosen)
+        result = fit(jax.random.key(config.seed), model, arrays, first, config, sites, progress, chosen, ("ln_growth",))
+        progress("mice and cells", 0, 1)
+        index = spread_evenly(min(NUM_CELL_DRAWS, config.chains * config.draws), config.chains * config.draws)
+        chosen_draws = {k: v.reshape(-1, *v.shape[2:])[index] for k, v in result.draws.items()}
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        within = mouse_draws(key, build_model(panel, prior, mouse_level=True), arrays, chosen_draws)
+    cells_kept = {"index": index, "effect": within.effect}
+    if config.mouse_level:
+        ln_sigma = chosen_draws["ln_sigma"].astype(np.float32)
+        cells_kept |= {"coefficient": within.coefficient, "ln_sigma": ln_sigma}
     attributes = {
         "experiment": experiment.name,
         "fit_key": inputs.fit_key,
@@ -254,7 +281,7 @@ def fit_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: Pro
         "synthetic": int(experiment.data.synthetic),
         "quick": int(experiment.is_quick),
     }
-    tree = to_datatree(panel, result.values, result.stats, attributes, np.asarray(stopping.coefficient))
+    tree = to_datatree(panel, result.values, result.stats, cells_kept, attributes, np.asarray(stopping.coefficient))
     progress("diagnostics", 0, 1)
     summary = summarise(tree["posterior"].to_dataset())
     gates = check_gates(summary, tree, config)
@@ -305,17 +332,13 @@ def mice_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: Pr
     from vtrial import devices as device_module
     from vtrial.posterior import Draws
     from vtrial.predict import predict_arms
-    from vtrial.stopping import StoppingRule
 
     begun = time.perf_counter()
     config = inputs.experiment.mice
     progress("mice", 0, 1)
     with folder.open_posterior() as tree, jax.default_device(device_module.device_for(devices.trial)):
         draws = Draws(tree, config.replicates)
-        rule = StoppingRule(
-            jax.numpy.asarray(tree["constant_data"]["stopping_coefficient"].to_numpy(), "float32"),
-            float(tree.attrs["stopping_gap_days"]),
-        )
+        rule = _stopping_rule(tree)
         table = predict_arms(
             jax.random.key(config.seed),
             draws,
@@ -329,6 +352,16 @@ def mice_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: Pr
     table["note"] = "; ".join(_marks(inputs.experiment, folder.manifest()))
     folder.write_csv("mouse_response.csv", table)
     return round(time.perf_counter() - begun, 2)
+
+
+def _stopping_rule(tree: Any) -> Any:
+    """The frozen stopping rule that a posterior carries."""
+    import jax
+
+    from vtrial.stopping import StoppingRule
+
+    coefficient = jax.numpy.asarray(tree["constant_data"]["stopping_coefficient"].to_numpy(), "float32")
+    return StoppingRule(coefficient, float(tree.attrs["stopping_gap_days"]))
 
 
 class TrialResult(NamedTuple):
@@ -386,7 +419,9 @@ def trial_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: P
             counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
             simulated += total * config.patients * plan.exposure.shape[1]
             rates = response_rates(plan, counts, config.confirmation)
-            orr.append(orr_rows(cohort, plan, rates, config.seed + 1000 * index, config.patients, between_trials, marks))
+            orr.append(
+                orr_rows(cohort, plan, rates, config.seed + 1000 * index, config.patients, between_trials, marks)
+            )
             better.append(superiority(cohort, plan, rates))
             origins.update({f"{drug}, {cohort.tumour_type}": word for drug, word in plan.origin.items()})
             shown = min(inputs.experiment.report.patients_shown, draws.size)
@@ -401,10 +436,19 @@ def trial_stage(inputs: Inputs, folder: RunFolder, devices: Devices, progress: P
             )
             waterfall.append(_waterfall(plan, course))
             spider.append(_spider(plan, course))
-    frames = [pd.concat(x, ignore_index=True) if x else pd.DataFrame() for x in (orr, better, waterfall, spider)]
-    if not orr:
-        frames[0] = pd.DataFrame(columns=list(COLUMNS))
-    return TrialResult(*frames, origins, round(time.perf_counter() - begun, 2), simulated)
+
+    def joined(frames: list[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+
+    return TrialResult(
+        orr=joined(orr, COLUMNS),
+        superiority=joined(better),
+        waterfall=joined(waterfall),
+        spider=joined(spider),
+        origins=origins,
+        seconds=round(time.perf_counter() - begun, 2),
+        patients=simulated,
+    )
 
 
 def _waterfall(plan: Any, course: Any) -> pd.DataFrame:
@@ -454,13 +498,25 @@ def _marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
     return marks
 
 
+def _table(folder: RunFolder, name: str) -> pd.DataFrame | None:
+    """A table of the run folder; only an empty cell is missing: an arm may be called NA."""
+    if not folder.exists(name):
+        return None
+    return pd.read_csv(folder.file(name), keep_default_na=False, na_values=[""])
+
+
 def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -> Path:
     """Write the page and the figures from what the folder holds."""
     from vtrial.report import ReportInputs, build_report, figure_data, orr_forest_image
 
     experiment, manifest = inputs.experiment, folder.manifest()
-    orr = pd.read_csv(folder.file("orr.csv"))
-    mice = pd.read_csv(folder.file("mouse_response.csv")).drop(columns="note") if folder.exists("mouse_response.csv") else None
+    orr, mice = _table(folder, "orr.csv"), _table(folder, "mouse_response.csv")
+    if orr is None:
+        raise InputError("holds no orr.csv; `vtrial run` writes it", file=folder.path)
+    # the page says the marks at its head; what stays is where the published counts come from
+    said = "; ".join(_marks(experiment, manifest))
+    orr["source"] = orr["source"].fillna("").str.removeprefix(said).str.removeprefix("; ").replace("", None)
+    mice = None if mice is None else mice.drop(columns="note")
     protocol = [
         (
             arm.name,
@@ -471,12 +527,20 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
         for arm in cohort.arms
     ]
     entries = [
-        {"name": e.name, "family": e.family, "parameters": dict(e.parameters), "unit": e.unit, "source": e.source, "certainty": e.certainty, "note": e.note}
+        {
+            "name": e.name,
+            "family": e.family,
+            "parameters": dict(e.parameters),
+            "unit": e.unit,
+            "source": e.source,
+            "certainty": e.certainty,
+            "note": e.note,
+        }
         for e in inputs.priors.entries.values()
     ]
     origins = manifest.get("trial", {}).get("origins", {})
     notes = (*inputs.dataset.notes, *(f"{drug}: {word}" for drug, word in origins.items()))
-    tables = {name: pd.read_csv(folder.file(f"figures/{name}.csv")) if folder.exists(f"figures/{name}.csv") else None for name in ("superiority", "waterfall", "spider")}
+    tables = {name: _table(folder, f"figures/{name}.csv") for name in ("superiority", "waterfall", "spider")}
     if trial is not None:
         tables = {"superiority": trial.superiority, "waterfall": trial.waterfall, "spider": trial.spider}
     tables = {name: None if table is None or table.empty else table for name, table in tables.items()}
@@ -485,12 +549,14 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
         manifest=manifest,
         orr=orr,
         mouse_response=mice,
-        diagnostics=pd.read_csv(folder.file("diagnostics.csv")),
+        diagnostics=_table(folder, "diagnostics.csv"),
         gates=manifest["fit"]["gates"],
         prior_entries=entries,
         protocol=protocol,
         notes=notes,
-        **tables,
+        superiority=tables["superiority"],
+        waterfall=tables["waterfall"],
+        spider=tables["spider"],
     )
     folder.path.joinpath("figures").mkdir(exist_ok=True)
     for name, table in {**figure_data(page), **{n: t for n, t in tables.items() if t is not None}}.items():
@@ -569,7 +635,12 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
         mice = mice_stage(inputs, folder, devices, progress)
         trial = trial_stage(inputs, folder, devices, progress)
         folder.write_csv("orr.csv", trial.orr)
-        folder.update_manifest({"mice": {"seconds": mice}, "trial": {"seconds": trial.seconds, "patients": trial.patients, "origins": trial.origins}})
+        folder.update_manifest(
+            {
+                "mice": {"seconds": mice},
+                "trial": {"seconds": trial.seconds, "patients": trial.patients, "origins": trial.origins},
+            }
+        )
         progress("report", 0, 1)
         report_stage(inputs, folder, trial)
     _judge(entry, folder)
@@ -579,10 +650,13 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
 def _judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
     if entry["passed"]:
         return
-    failed = "; ".join(f"{g['name']} {g['value']} at {g['where']} (limit {g['limit']:g})" for g in entry["gates"] if not g["passed"])
-    error = GateError(f"the fit did not pass its gates: {failed}")
-    error.folder = folder.path
-    raise error
+    failed = "; ".join(
+        f"{g['name']} {'undefined' if g['value'] is None else format(g['value'], '.4g')} at {g['where']} "
+        f"(limit {g['limit']:g})"
+        for g in entry["gates"]
+        if not g["passed"]
+    )
+    raise GateError(f"the fit did not pass its gates: {failed}", folder.path)
 
 
 def _stored_inputs(folder: RunFolder, overrides: Sequence[str] = ()) -> Inputs:
@@ -603,18 +677,27 @@ def simulate(
 ) -> dict[str, Any]:
     """Simulate the trial of a run anew, leaving its files alone; returns a JSON-able mapping.
 
-    `patients` (per draw and arm), `draws` and `overrides` replace the settings of the run; settings of the fit may not change.
+    `patients` (per draw and arm), `draws` and `overrides` replace the settings of the run; settings of the
+    fit may not change.
     """
     folder = RunFolder(run_dir)
-    extra = [*overrides, *([f"trial.patients={patients}"] if patients else []), *([f"trial.draws={draws}"] if draws else [])]
+    extra = [
+        *overrides,
+        *([f"trial.patients={patients}"] if patients else []),
+        *([f"trial.draws={draws}"] if draws else []),
+    ]
     inputs = _stored_inputs(folder, extra)
     kept = folder.manifest().get("fit", {}).get("key")
     if kept != inputs.fit_key:
-        raise InputError("the settings, table or priors of the fit have changed since; run `vtrial run` on the experiment", file=folder.path)
+        raise InputError(
+            "the settings, table or priors of the fit have changed since; run `vtrial run` on the experiment",
+            file=folder.path,
+        )
     with _reporting(console) as progress:
         trial = trial_stage(inputs, folder, devices, progress)
     rows = json.loads(trial.orr.to_json(orient="records", double_precision=15))
     return {
+        "marks": _marks(inputs.experiment, folder.manifest()),
         "arms": rows,
         "draws": inputs.experiment.trial.draws,
         "patients": inputs.experiment.trial.patients,
@@ -632,3 +715,30 @@ def report(run_dir: Path, *, console: Console | None) -> Path:
             raise InputError(f"holds no {name}; `vtrial run` writes it", file=folder.path)
     with folder.lock():
         return report_stage(inputs, folder, None)
+
+
+def twin(run_dir: Path, out: Path, *, seed: int) -> int:
+    """Write a synthetic twin of the single-agent panel of a run as gzip CSV; returns its number of rows."""
+    import gzip
+
+    import jax
+
+    from vtrial.posterior import Draws
+    from vtrial.store import whole
+    from vtrial.twin import synthetic_twin
+
+    folder = RunFolder(run_dir)
+    inputs = _stored_inputs(folder)
+    with folder.open_posterior() as tree:
+        table = synthetic_twin(
+            jax.random.key(seed),
+            Draws(tree, 1),
+            inputs.dataset,
+            _stopping_rule(tree),
+            loss_rate=float(tree.attrs["loss_rate"]),
+        )
+    # no name and no time in the header: equal tables give equal bytes
+    content = gzip.compress(table.to_csv(index=False, lineterminator="\n").encode(), compresslevel=9, mtime=0)
+    with whole(Path(out).absolute()) as aside:
+        aside.write_bytes(content)
+    return len(table)

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 FOLD_KNOTS = (-1.0, 0.0, 0.7, 1.4, 2.1)
 VOLUME_KNOTS = (6.2, 6.9, 7.3)
 DAY_KNOTS = (14.0, 28.0, 60.0, 120.0)
-#: standard deviation of the normal prior on every coefficient but the intercept: a ridge that keeps empty corners finite
+#: SD of the normal prior on every coefficient but the intercept: a ridge that keeps empty corners finite
 COEFFICIENT_SD = 2.0
 
 
@@ -57,8 +57,8 @@ def features(log_fold, log_volume, day, xp=jnp):
 def fit_stopping_rule(table: pd.DataFrame, detection_limit: float) -> StoppingRule:
     """Fit the hazard to a canonical table by penalised maximum likelihood.
 
-    Every measurement after day 0 is a trial, its event "no later measurement of this mouse". Volumes below the detection
-    limit count as the limit.
+    Every measurement after day 0 is a trial, its event "no later measurement of this mouse". Volumes below the
+    detection limit count as the limit.
     """
     table = table.sort_values(["mouse_key", "day"], kind="stable")
     log_volume = np.log(np.maximum(table["volume_mm3"].to_numpy(float), detection_limit))
@@ -89,7 +89,8 @@ def stay(
 ) -> Float[Array, "*B T"]:
     """Which measurements are made, bool [*B, T]: day 0, the first one after it, and on until the mouse leaves."""
     hazard = jax.nn.sigmoid(
-        features(log_volume - log_volume[..., :1], log_volume, jnp.broadcast_to(day, log_volume.shape)) @ rule.coefficient
+        features(log_volume - log_volume[..., :1], log_volume, jnp.broadcast_to(day, log_volume.shape))
+        @ rule.coefficient
     )
     leaves = (jax.random.uniform(key, log_volume.shape, log_volume.dtype) < hazard).at[..., 0].set(False)
     before = jnp.cumsum(leaves, axis=-1) - leaves

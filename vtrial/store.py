@@ -68,6 +68,22 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Give a path to write to, beside `file`; at the end it becomes `file`, after an error it is removed."""
+    aside = file.with_name(f"{_ASIDE}{os.getpid()}-{file.name}")
+    try:
+        with _disk_faults(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            _flushed(aside)
+            os.replace(aside, file)
+            _flushed(file.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
 class RunFolder:
     """A folder that holds one run.
 
@@ -201,18 +217,8 @@ class RunFolder:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Give a path to write to, in the same folder; at the end it becomes ``name``, after an error it is removed."""
-        file = self.file(name)
-        aside = file.with_name(f"{_ASIDE}{os.getpid()}-{file.name}")
-        try:
-            with _disk_faults(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                yield aside
-                _flushed(aside)
-                os.replace(aside, file)
-                _flushed(file.parent)
-        finally:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+        with whole(self.file(name)) as aside:
+            yield aside
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Write a file whole or not at all."""

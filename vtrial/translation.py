@@ -5,8 +5,9 @@ For draw s and drug d of a cohort
     growth_human = g* (W_human / W_mouse)^growth_exponent
     kill_human   = rho_d g* exp(ln_kill_scale[class] + class_discrepancy[class] + u_d) E_d(t) exp(-lambda_d t)
 
-with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, and E_d(t) from dose and schedule. A drug that the fit has not
-seen is drawn from its mechanism class, a tumour type that it has not seen from the population of types.
+with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, and E_d(t) from dose and schedule. A drug that
+the fit has not seen is drawn from its mechanism class, a tumour type that it has not seen from the population of
+types.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def _fitted_name(drug: str, priors: Priors, known: Sequence[str], aliases: Mappi
     return None
 
 
-def _effects(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors, aliases):
-    """Mean and spread over PDX models of a drug's effect in a tumour type, [D] each, and a word on where they come from."""
+def drug_effect(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors, aliases):
+    """Mean and spread over PDX models of a drug's effect in a tumour type, [D] each, and where they come from."""
     name = _fitted_name(drug, priors, draws.labels("drug"), aliases)
     drug_class = priors.drug_class(drug)
     types = draws.labels("drug_type")
@@ -109,7 +110,7 @@ def _effects(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler, p
     return mean, spread, origin
 
 
-def _growth(tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors):
+def type_growth(tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors):
     """Mean and spread of ln growth of the PDX models of a tumour type, [D] each."""
     types = draws.labels("tumour_type")
     if tumour_type in types:
@@ -124,8 +125,8 @@ def _growth(tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Prior
     return mean, sampler.entry("growth.mouse.between_models", tumour_type)
 
 
-def _pairs(drugs: Sequence[str], draws: Draws, sampler: PriorSampler, priors: Priors):
-    """phi and gamma [D, R, R] of all pairs of drugs, and the spread of combinations [D]."""
+def pair_rule(drugs: Sequence[str], draws: Draws, sampler: PriorSampler, priors: Priors):
+    """Phi and gamma [D, R, R] of all pairs of drugs, and the spread of combinations [D]."""
     size, number = draws.size, len(drugs)
     phi, gamma = np.zeros((size, number, number)), np.zeros((size, number, number))
     known = draws.labels("class_pair")
@@ -153,7 +154,9 @@ def _dose_response(drug: str, sampler: PriorSampler, priors: Priors) -> tuple[Do
     """Parameters [D] of a drug's time course in patients and its reference dosing."""
     info = priors.drug(drug)
     if info.pk is None:
-        raise InputError(f"drug {drug!r} has no clinical dose in the priors (drugs.{info.name}.pk)", key="trial.cohorts")
+        raise InputError(
+            f"drug {drug!r} has no clinical dose in the priors (drugs.{info.name}.pk)", key="trial.cohorts"
+        )
     prefix = f"drugs.{info.name}.pk"
     ratio = np.exp(sampler.entry("translation.exposure_ratio", f" {info.name}"))
     response = DoseResponse(
@@ -203,11 +206,11 @@ def plan_cohort(
     own_name = {priors.drug(d).name: d for arm in cohort.arms for d in arm.drugs}
     means, spreads, origin = [], [], {}
     for drug in drugs:
-        mean, spread, origin[drug] = _effects(own_name[drug], cohort.tumour_type, draws, sampler, priors, aliases)
+        mean, spread, origin[drug] = drug_effect(own_name[drug], cohort.tumour_type, draws, sampler, priors, aliases)
         means.append(mean[:, None] + _covariate_shift(cohort, priors.drug_class(drug), sampler, priors, prevalence))
         spreads.append(spread)
-    mu_growth, omega_growth = _growth(cohort.tumour_type, draws, sampler, priors)
-    phi, gamma, omega_combination = _pairs(drugs, draws, sampler, priors)
+    mu_growth, omega_growth = type_growth(cohort.tumour_type, draws, sampler, priors)
+    phi, gamma, omega_combination = pair_rule(drugs, draws, sampler, priors)
 
     ratio = priors.entry("translation.human_weight_kg").parameters["value"] * 1000.0
     ratio /= priors.entry("translation.mouse_weight_g").parameters["value"]
@@ -224,7 +227,7 @@ def plan_cohort(
         return sampler.resolved("patients", cohort.tumour_type, name)
 
     size_entry = priors.resolve("patients", cohort.tumour_type, "baseline_sld")
-    law = PatientLaw(
+    values = dict(
         mu_ln_growth=mu_growth,
         omega_ln_growth=omega_growth,
         growth_scale=ratio ** sampler.entry("translation.growth_exponent"),
@@ -248,7 +251,7 @@ def plan_cohort(
         discontinuation_hazard=patient("discontinuation_hazard"),
         missed_visit=patient("missed_visit"),
     )
-    law = PatientLaw(*(jnp.asarray(value, jnp.float32) for value in law))
+    law = PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
     dosings = [{priors.drug(d).name: dosing.to_dosing() for d, dosing in arm.drugs.items()} for arm in cohort.arms]
     schedule = _schedule(visits.days(), [d for arm in dosings for d in arm.values()])
@@ -268,13 +271,15 @@ def plan_cohort(
 
 
 def _covariate_shift(cohort: Cohort, drug_class: str, sampler: PriorSampler, priors: Priors, prevalence) -> np.ndarray:
-    """Shift of the effect in each subgroup, [D, B], centred so that the mean over the cohort is that of the tumour type."""
+    """Shift of the effect in each subgroup, [D, B], centred: the mean over the cohort is that of the tumour type."""
     names = sorted({name for group in cohort.subgroups.values() for name in group.covariates})
     shift = np.zeros((sampler.normal("size").shape[0], len(prevalence)))
     for name in names:
         known = priors.names(f"covariates.{name}")
         if not known:
-            raise InputError(f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file", key="trial")
+            raise InputError(
+                f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file", key="trial"
+            )
         if f"covariates.{name}.{drug_class}" in known:
             value = np.array([group.covariates.get(name, 0.0) for group in cohort.subgroups.values()])
             centred = value - prevalence @ value
@@ -302,5 +307,7 @@ def _arm_exposure(edges, dosings: Sequence[Mapping[str, Dosing]], drugs, sampler
             if drug in arm:
                 times = dose_days(arm[drug], until)
                 amounts = jnp.full(len(times), arm[drug].amount, jnp.float32)
-                curves[:, k, r] = _exposure(edges, jnp.asarray(times, jnp.float32), amounts, response, dose_rate(reference))
+                curves[:, k, r] = _exposure(
+                    edges, jnp.asarray(times, jnp.float32), amounts, response, dose_rate(reference)
+                )
     return jnp.asarray(curves)

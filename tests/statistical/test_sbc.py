@@ -1,0 +1,379 @@
+"""Simulation-based calibration of the shipped model: rank of the truth among the draws, uniform for every parameter.
+
+Talts et al. 2018 (arXiv:1804.06788). Data sets come from a generator written here from the equations, mouse by mouse,
+with every effect and coefficient drawn explicitly; each is fitted with NUTS through :mod:`vtrial.inference`. Ranks are
+judged by simultaneous bands for their ECDF (Saeilynoja et al. 2022, Stat Comput 32:32), family-wise 95 % over all
+quantities.
+
+The priors are narrower than the shipped ones, so that a panel of nine PDX models has sensible data under every draw
+and the sampler needs no long warm-up; the model code is the same. Censored volumes are not simulated here: their
+density is checked against orthant probabilities in ``tests/test_model.py``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import constrain_fn
+from scipy import stats
+
+import vtrial.model
+from vtrial.dataset import read_dataset
+from vtrial.inference import Start, first_guess, make_sampler
+from vtrial.model import arrays_of, build_model
+from vtrial.model_format import PRIORS
+from vtrial.panel import Panel, build_panel
+from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
+
+LOSS_RATE = 0.05
+REFERENCE_DAYS = 28.0
+SMOOTHING = 0.05
+DAYS = np.arange(0.0, 43.0, 6.0)
+CLASSES = {"A": "MEK", "B": "PI3K"}
+WARMUP, KEPT, THIN = 120, 31, 8
+FAMILY_WISE = 0.05
+
+#: name -> (mean, SD) of a normal, or of the ln of a log-normal
+NORMAL = {
+    "growth.mouse.ln_rate": (-2.7, 0.15),
+    "growth.mouse.ln_volume_start": (5.4, 0.1),
+    "growth.mouse.ln_between_mice_relative": (np.log(0.25), 0.3),
+    "growth.mouse.ln_curvature_sd": (np.log(0.4), 0.3),
+    "growth.mouse.loss": (0.5, 0.3),
+    "growth.mouse.slowing": (0.1, 0.2),
+    "growth.mouse.ln_residual_sd": (np.log(0.12), 0.2),
+    "classes.default.mean_effect": (0.5, 0.25),
+    "classes.default.ln_between_models": (np.log(0.35), 0.25),
+    "class_pairs.default.phi": (0.5, 0.3),
+    "class_pairs.default.gamma": (0.0, 0.1),
+}
+LOGNORMAL = {
+    "growth.mouse.between_types": (np.log(0.25), 0.3),
+    "growth.mouse.between_models": (np.log(0.3), 0.25),
+    "growth.mouse.intercept_sd": (np.log(0.2), 0.3),
+    "growth.mouse.ln_residual_spread": (np.log(0.3), 0.3),
+    "classes.default.between_classes": (np.log(0.25), 0.3),
+    "classes.default.between_drugs": (np.log(0.15), 0.3),
+    "classes.default.between_types": (np.log(0.15), 0.3),
+    "classes.default.ln_between_models_spread": (np.log(0.2), 0.3),
+    "class_pairs.default.phi_spread": (np.log(0.2), 0.3),
+    "class_pairs.default.gamma_spread": (np.log(0.1), 0.3),
+    "class_pairs.default.between_models": (np.log(0.2), 0.3),
+}
+
+
+def priors() -> dict[str, dist.Distribution]:
+    found = {name: dist.Normal(*at) for name, at in NORMAL.items()}
+    return found | {name: dist.LogNormal(*at) for name, at in LOGNORMAL.items()}
+
+
+# ------------------------------------------------------------------------------------------------ the generator
+
+
+def layout() -> list[tuple[str, str, str, str]]:
+    """(tumour type, PDX model, mouse, arm): lone and replicated single agents, lone and shared combinations."""
+    mice = []
+    for m in range(9):
+        kind = "T1" if m < 5 else "T2"
+        arms = ["untreated", "A", "B", "A + B"]
+        if m in (1, 6):
+            arms += ["A", "A + B"]  # two mice each
+        if m in (3, 8):
+            arms = ["untreated", "A", "B"]  # no combination: their effects are integrated out
+        if m in (4, 7):
+            arms = ["untreated", "A", "A + B"]  # B alone was never given
+        mice += [(kind, f"M{m}", f"m{m}-{i}", arm) for i, arm in enumerate(arms)]
+    return mice
+
+
+def prior_draw(rng: np.random.Generator) -> dict[str, float]:
+    drawn = {name: rng.normal(*at) for name, at in NORMAL.items()}
+    return drawn | {name: float(np.exp(rng.normal(*at))) for name, at in LOGNORMAL.items()}
+
+
+def combined(a: float, b: float, phi: float, gamma: float) -> float:
+    """max of two effects, plus phi times what the other adds, plus gamma; both maxima rounded off."""
+    share = 1.0 / (1.0 + np.exp((b - a) / SMOOTHING))
+    add = [SMOOTHING * np.log1p(np.exp(e / SMOOTHING)) for e in (a, b)]
+    return share * a + (1 - share) * b + phi * (share * add[1] + (1 - share) * add[0]) + gamma
+
+
+def simulate(rng: np.random.Generator) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Truths by the name of the quantity, and ln volumes by mouse."""
+    p = prior_draw(rng)
+    truth = {
+        "mu_ln_growth": p["growth.mouse.ln_rate"],
+        "omega_ln_growth_type": p["growth.mouse.between_types"],
+        "mu_effect": p["classes.default.mean_effect"],
+        "omega_effect_class": p["classes.default.between_classes"],
+        "omega_effect_drug": p["classes.default.between_drugs"],
+        "omega_effect_type": p["classes.default.between_types"],
+        "mu_ln_omega_effect": p["classes.default.ln_between_models"],
+        "omega_ln_omega_effect": p["classes.default.ln_between_models_spread"],
+        "mu_intercept": p["growth.mouse.ln_volume_start"],
+        "omega_intercept": p["growth.mouse.intercept_sd"],
+        "omega_mouse": np.exp(p["growth.mouse.ln_between_mice_relative"]),
+        "omega_curvature": np.exp(p["growth.mouse.ln_curvature_sd"]),
+        "curvature_correlation": rng.uniform(-0.99, 0.99),
+        "loss": p["growth.mouse.loss"],
+        "slowing": p["growth.mouse.slowing"],
+        "mu_ln_sigma": p["growth.mouse.ln_residual_sd"],
+        "omega_ln_sigma": p["growth.mouse.ln_residual_spread"],
+        "mu_phi": p["class_pairs.default.phi"],
+        "omega_phi": p["class_pairs.default.phi_spread"],
+        "mu_gamma": p["class_pairs.default.gamma"],
+        "omega_gamma": p["class_pairs.default.gamma_spread"],
+        "omega_combination": p["class_pairs.default.between_models"],
+    }
+    t = truth
+    phi, gamma = rng.normal(t["mu_phi"], t["omega_phi"]), rng.normal(t["mu_gamma"], t["omega_gamma"])
+    t |= {"phi[0]": phi, "gamma[0]": gamma}
+    mean, spread = {}, {}
+    for d, drug in enumerate(("A", "B")):
+        of_class = rng.normal(t["mu_effect"], t["omega_effect_class"])
+        of_drug = rng.normal(of_class, t["omega_effect_drug"])
+        t |= {f"effect_class[{d}]": of_class, f"effect_drug[{d}]": of_drug}
+        for k, kind in enumerate(("T1", "T2")):
+            mean[drug, kind] = rng.normal(of_drug, t["omega_effect_type"])
+            spread[drug, kind] = np.exp(rng.normal(t["mu_ln_omega_effect"], t["omega_ln_omega_effect"]))
+            t |= {f"effect[{2 * d + k}]": mean[drug, kind], f"omega_effect[{2 * d + k}]": spread[drug, kind]}
+    of_type, between = {}, {}
+    for k, kind in enumerate(("T1", "T2")):
+        of_type[kind] = rng.normal(t["mu_ln_growth"], t["omega_ln_growth_type"])
+        between[kind] = np.exp(rng.normal(*LOGNORMAL["growth.mouse.between_models"]))
+        t |= {f"ln_growth_type[{k}]": of_type[kind], f"omega_ln_growth[{k}]": between[kind]}
+
+    waning = DAYS - (1.0 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE
+    bend = 1.0 - (1.0 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
+    curves, cells, growths = {}, {}, {}
+    for kind, model, mouse, arm in layout():
+        if model not in growths:
+            growths[model] = np.exp(rng.normal(of_type[kind], between[kind]))
+            for drug in "AB":
+                cells[model, drug] = rng.normal(mean[drug, kind], spread[drug, kind])
+            joint = combined(cells[model, "A"], cells[model, "B"], phi, gamma)
+            cells[model, "A + B"] = joint + t["omega_combination"] * rng.normal()
+            cells[model, "untreated"] = 0.0
+        g, rho = growths[model], cells[model, arm]
+        rate, other = rng.normal(size=2)
+        bending = t["omega_curvature"] * (
+            t["curvature_correlation"] * rate + np.sqrt(1 - t["curvature_correlation"] ** 2) * other
+        )
+        start = rng.normal(t["mu_intercept"], t["omega_intercept"])
+        grown = (
+            g * DAYS
+            + t["omega_mouse"] * rate * g * DAYS
+            + bending * g * (waning - bend * DAYS)
+            - t["slowing"] * g * waning
+        )
+        killed = rho * g * (DAYS - t["loss"] * waning)
+        sigma = np.exp(rng.normal(t["mu_ln_sigma"], t["omega_ln_sigma"]))
+        curves[mouse] = start + grown - killed + sigma * rng.normal(size=len(DAYS))
+    t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
+    # M0 and M1 have lone and replicated single agents behind a combination, M4 a drug that was never given alone
+    t |= {"site M0 | A": cells["M0", "A"], "site M1 | A": cells["M1", "A"], "site M4 | B": cells["M4", "B"]}
+    return t, curves
+
+
+# ------------------------------------------------------------------------------------------------ the fits
+
+
+class Design(NamedTuple):
+    """One panel layout: shapes and labels; its numbers are replaced data set by data set."""
+
+    panel: Panel
+    orthogonal: np.ndarray  # [n, 3], the same for every mouse
+
+
+@pytest.fixture(scope="module")
+def design(tmp_path_factory) -> Design:
+    path = tmp_path_factory.mktemp("sbc") / "table.csv"
+    rng = np.random.default_rng(0)
+    lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    for kind, model, mouse, arm in layout():
+        lines += [f"S,{kind},{model},{mouse},{arm},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
+    path.write_text("\n".join(lines) + "\n")
+    panel = build_panel(read_dataset(path), CLASSES, LOSS_RATE)
+    columns = np.stack([np.ones_like(DAYS), DAYS, DAYS - (1 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE], 1)
+    orthogonal = columns @ np.linalg.inv(panel.curves.triangle[0])
+    assert np.allclose(orthogonal.T @ orthogonal, np.eye(3)) and np.ptp(panel.curves.triangle, axis=0).max() < 1e-12
+    return Design(panel, orthogonal)
+
+
+def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
+    measured = np.stack([curves[key.removeprefix("S/")] for key in design.panel.labels.mouse])
+    carried = measured @ design.orthogonal
+    left = np.sum((measured - carried @ design.orthogonal.T) ** 2, axis=1)
+    return np.concatenate([carried, left[:, None]], axis=1)
+
+
+def flat(design: Design, sites: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The quantities whose ranks are looked at, scalars by name."""
+    found = {}
+    for name, value in sites.items():
+        if name not in (*POPULATION, *PDX_MODEL_LEVEL):
+            continue
+        if name == "effect_site":
+            for site in ("M0 | A", "M1 | A", "M4 | B"):
+                found[f"site {site}"] = value[design.panel.labels.pdx_model_drug.index(site)]
+        elif value.ndim == 0:
+            found[name] = value
+        else:
+            found |= {f"{name}[{i}]": value[i] for i in range(len(value))}
+    return found
+
+
+def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, ranks [data set, quantity] in 0..KEPT, and the share of divergent draws; one program for all fits."""
+    rng = np.random.default_rng(seed)
+    truths, tables = zip(*(simulate(rng) for _ in range(num_data_sets)), strict=True)
+    names = sorted(truths[0])
+    statistics = np.stack([statistics_of(design, curves) for curves in tables])
+    with jax.enable_x64(True):
+        model, arrays = build_model(design.panel, priors()), arrays_of(design.panel)
+        # the start is the same for all: the centre of the priors, and one scale
+        guess = first_guess(jax.random.key(0), model, arrays, {})
+        start = Start(guess, {name: jnp.full_like(v, 0.3) for name, v in guess.items()}, np.zeros(0))
+        sampler = make_sampler(
+            model, arrays, start, num_warmup=WARMUP, target_accept=0.8, max_tree_depth=5, collective=("ln_growth",)
+        )
+
+        def one_fit(item):
+            key, numbers = item
+            own = arrays._replace(curves=arrays.curves._replace(statistics=numbers))
+            state = sampler.init(key, {name: jnp.zeros_like(v) for name, v in guess.items()}, own)
+
+            # warm-up and draws in one loop, so that the sampler is compiled once
+            def step(carry, _):
+                state, diverging = carry
+                state = sampler.step(state, own)
+                return state, diverging + state.diverging
+
+            def keep(state, _):
+                state, diverging = jax.lax.fori_loop(0, THIN, lambda _, c: step(c, None), (state, 0))
+                return state, (sampler.unconstrained(state.z), diverging)
+
+            _, (z, diverging) = jax.lax.scan(keep, state, None, length=WARMUP // THIN + KEPT)
+            z = jax.tree.map(lambda v: v[WARMUP // THIN :], z)
+
+            def scalars(z):
+                found = flat(design, constrain_fn(model, (own,), {}, z, return_deterministic=True))
+                return jnp.stack([found[name] for name in names])
+
+            return jax.lax.map(scalars, z), jnp.sum(diverging[WARMUP // THIN :])
+
+        keys = jax.random.split(jax.random.key(seed), num_data_sets)
+        fits = jax.jit(lambda items: jax.lax.map(one_fit, items, batch_size=batch))
+        draws, diverging = fits((keys, jnp.asarray(statistics)))
+    truth = np.array([[t[name] for name in names] for t in truths])
+    ranks = np.sum(np.asarray(draws) < truth[:, None, :], axis=1)
+    return names, ranks, np.asarray(diverging) / (KEPT * THIN)
+
+
+# ------------------------------------------------------------------------------------------------ the bands
+
+
+def band_statistic(ranks: np.ndarray) -> np.ndarray:
+    """Smallest pointwise two-sided probability of the ECDF of the ranks [..., N] over all rank values."""
+    num = ranks.shape[-1]
+    at = np.arange(KEPT)
+    count = np.sum(ranks[..., None] <= at, axis=-2)
+    share = (at + 1) / (KEPT + 1)
+    two_sided = 2 * np.minimum(stats.binom.cdf(count, num, share), stats.binom.sf(count - 1, num, share))
+    return two_sided.min(axis=-1)
+
+
+def band_limit(num_data_sets: int, level: float) -> float:
+    """The `level` quantile of the statistic for uniform ranks: what stays above lies inside the simultaneous band."""
+    rng = np.random.default_rng(99)
+    null = np.concatenate([band_statistic(rng.integers(0, KEPT + 1, (2000, num_data_sets))) for _ in range(10)])
+    return float(np.quantile(null, level, method="lower"))
+
+
+def outside(names: list[str], ranks: np.ndarray) -> dict[str, float]:
+    """Quantities whose ranks leave the band, with their statistic."""
+    limit = band_limit(len(ranks), FAMILY_WISE / len(names))
+    found = band_statistic(ranks.T)
+    return {name: float(v) for name, v in zip(names, found, strict=True) if v < limit}
+
+
+# ------------------------------------------------------------------------------------------------ tests
+
+
+def test_the_band_knows_uniform_ranks_from_others():
+    """The bands themselves: they hold their level, and see a shift, too little and too much spread."""
+    rng = np.random.default_rng(5)
+    num = 100
+    limit = band_limit(num, 0.05)
+    null = band_statistic(rng.integers(0, KEPT + 1, (4000, num)))
+    # binomial error of 4,000 tries, and of the limit itself from 20,000; the statistic is discrete, less is fine
+    assert 0.02 < np.mean(null < limit) < 0.05 + 5 * np.sqrt(0.05 * 0.95 * (1 / 4000 + 1 / 20_000))
+    u = rng.uniform(size=(200, num))
+    for name, wrong in {
+        "shift": u**1.8,
+        "narrow": stats.beta.ppf(u, 2.2, 2.2),
+        "wide": stats.beta.ppf(u, 0.5, 0.5),
+    }.items():
+        power = np.mean(band_statistic(np.floor(wrong * (KEPT + 1)).astype(int)) < limit)
+        assert power > 0.8, name
+
+
+def test_the_generator_and_the_model_agree_on_what_is_ranked(design):
+    """Every truth has a parameter of the model beside it: a quantity without ranks would never be missed."""
+    truth, curves = simulate(np.random.default_rng(1))
+    assert set(curves) == {mouse for _, _, mouse, _ in layout()}
+    panel = design.panel
+    assert (panel.sites.mouse >= 0).sum() > 4 and (panel.combinations.shared >= 0).sum() == 2
+    with jax.enable_x64(True):
+        model, arrays = build_model(panel, priors()), arrays_of(panel)
+        guess = first_guess(jax.random.key(0), model, arrays, {})
+        found = flat(design, jax.jit(partial(constrain_fn, model, (arrays,), {}, return_deterministic=True))(guess))
+    assert set(found) - {f"ln_growth[{i}]" for i in range(1, 8)} == set(truth)
+    assert set(priors()) == set(PRIORS)
+
+
+@pytest.mark.long
+def test_ranks_of_forty_data_sets_are_uniform(design):
+    names, ranks, diverging = ranks_of(design, 101, 40, 40)
+    assert diverging.mean() < 0.01
+    assert not outside(names, ranks)
+
+
+@pytest.mark.slow
+def test_ranks_of_two_hundred_data_sets_are_uniform(design):
+    names, ranks, diverging = ranks_of(design, 202, 200, 40)
+    assert diverging.mean() < 0.01
+    assert not outside(names, ranks)
+
+
+def wrong_sign(shared, growth, effect):
+    """The mean of the coefficients with the waning of the effect subtracted, not added."""
+    right = jnp.stack([jnp.broadcast_to(shared["mu_intercept"], growth.shape), growth * (1.0 - effect)], axis=-1)
+    bent = -growth * (shared["loss"] * effect - shared["slowing"])
+    return jnp.concatenate([right, bent[:, None]], axis=-1)
+
+
+@pytest.mark.slow
+def test_a_planted_sign_is_caught(design, monkeypatch):
+    monkeypatch.setattr(vtrial.model, "coefficient_mean", wrong_sign)
+    names, ranks, _ = ranks_of(design, 303, 40, 40)
+    assert {"loss", "slowing"} & set(outside(names, ranks))
+
+
+@pytest.mark.slow
+def test_a_planted_scale_is_caught(design, monkeypatch):
+    """The residual SD used in the density is 1.5 times the one that is sampled."""
+    honest = vtrial.model.LinearGaussianMarginal
+    monkeypatch.setattr(
+        vtrial.model,
+        "LinearGaussianMarginal",
+        lambda mean, covariance, sigma, *rest: honest(mean, covariance, 1.5 * sigma, *rest),
+    )
+    names, ranks, _ = ranks_of(design, 404, 40, 40)
+    assert "mu_ln_sigma" in outside(names, ranks)

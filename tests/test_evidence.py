@@ -1,0 +1,113 @@
+"""Published results: faults with their place, and the formulas against finite differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vtrial.errors import InputError
+from vtrial.evidence import effect_of_tgi, evidence_arrays, read_evidence
+
+HEADER = "drug,tumour_type,kind,r,n,threshold,tgi,tgi_se,growth_per_day,day,source\n"
+REGRESSIONS = "A,LGSOC,regressions,2,36,,,,,,a paper\n"
+DELAYED = "A,LGSOC,delayed,18,36,0.3,,,,,a paper\n"
+TGI = "B,OV,tgi,,,,0.7,0.1,0.05,21,another paper\n"
+GOOD = HEADER + REGRESSIONS + DELAYED + TGI
+
+
+def read(folder: Path, text: str):
+    path = folder / "evidence.csv"
+    path.write_text(text)
+    return read_evidence(path)
+
+
+def test_rows_are_read_as_they_stand(tmp_path):
+    table = read(tmp_path, GOOD)
+    assert list(table["kind"]) == ["regressions", "delayed", "tgi"]
+    assert list(table["drug"]) == ["A", "A", "B"]
+    assert table.loc[1, ["r", "n", "threshold"]].tolist() == [18.0, 36.0, 0.3]
+    assert table.loc[2, ["tgi", "tgi_se", "growth_per_day", "day"]].tolist() == [0.7, 0.1, 0.05, 21.0]
+    assert table.loc[2, "source"] == "another paper"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        (HEADER + REGRESSIONS + "A,OV,survival,1,2,,,,,,x\n", "3: kind", "'survival'"),
+        (HEADER + "A,OV,regressions,3,2,,,,,,x\n", "2: r", "3 of 2"),
+        (HEADER + "A,OV,regressions,-1,2,,,,,,x\n", "2: r", "-1 of 2"),
+        (HEADER + "A,OV,regressions,1,0,,,,,,x\n", "2: n", "'0'"),
+        (HEADER + "A,OV,regressions,,9,,,,,,x\n", "2: r", "''"),
+        (HEADER + "A,OV,delayed,1,9,,,,,,x\n", "2: threshold", "''"),
+        (HEADER + "A,OV,tgi,,,,0.5,0,0.05,21,x\n", "2: tgi_se", "'0'"),
+        (HEADER + "A,OV,tgi,,,,0.5,0.1,-0.05,21,x\n", "2: growth_per_day", "'-0.05'"),
+        (HEADER + "A,OV,tgi,,,,86,3,0.05,21,x\n", "2: tgi", "0.86 for 86 %"),
+        (HEADER + "A,OV,tgi,,,,about half,0.1,0.05,21,x\n", "2: tgi", "'about half'"),
+        (HEADER + "A,OV,tgi,,,,inf,0.1,0.05,21,x\n", "2: tgi", "'inf'"),
+        (HEADER + DELAYED + ",OV,tgi,,,,0.5,0.1,0.05,21,x\n", "3: drug", "empty"),
+        (HEADER + "A,,tgi,,,,0.5,0.1,0.05,21,x\n", "2: tumour_type", "empty"),
+        (HEADER + "A,OV,tgi,,,,0.5,0.1,0.05,21,\n", "2: source", "empty"),
+        ("drug,kind,r,n,source\nA,regressions,1,2,x\n", "1: tumour_type", "column missing"),
+        ("drug,tumour_type,kind,source\nA,OV,regressions,x\n", "2: r", "''"),
+    ],
+)
+def test_a_fault_says_file_line_and_column(tmp_path, text, place, message):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'evidence.csv'}:{place}: ")
+    assert message in str(caught.value)
+
+
+def tgi_of_effect(effect, growth, day):
+    """The definition, forwards."""
+    return 1.0 - np.expm1(growth * day * (1.0 - effect)) / np.expm1(growth * day)
+
+
+@pytest.mark.parametrize("effect", [-0.5, 0.0, 0.4, 1.0, 1.8])
+@pytest.mark.parametrize(("growth", "day"), [(0.05, 21.0), (0.1, 14.0), (0.02, 60.0)])
+def test_effect_of_tgi_inverts_the_definition_and_has_its_slope(effect, growth, day):
+    tgi = tgi_of_effect(effect, growth, day)
+    found, se = effect_of_tgi(tgi, 0.03, growth, day)
+    np.testing.assert_allclose(found, effect, rtol=1e-9, atol=1e-12)
+    step = 1e-5
+    slope = (effect_of_tgi(tgi + step, 1.0, growth, day)[0] - effect_of_tgi(tgi - step, 1.0, growth, day)[0]) / step / 2
+    # central differences: relative error step^2 f''' / 6 f' and rounding 1e-16 / step
+    np.testing.assert_allclose(se, 0.03 * slope, rtol=1e-6)
+
+
+def test_landmarks_of_tgi():
+    """No effect is TGI 0, stasis is TGI 1, and a tumour that vanishes is 1 + 1 / (exp(G) - 1)."""
+    assert effect_of_tgi(0.0, 0.1, 0.05, 21.0)[0] == pytest.approx(0.0, abs=1e-12)
+    assert effect_of_tgi(1.0, 0.1, 0.05, 21.0)[0] == pytest.approx(1.0, abs=1e-12)
+    nearly = 1.0 + 1.0 / np.expm1(0.05 * 21.0) - 1e-9
+    assert effect_of_tgi(nearly, 0.1, 0.05, 21.0)[0] > 15.0
+
+
+def test_arrays_index_the_cells_of_the_panel(tmp_path):
+    table = read(tmp_path, GOOD + "C,OV,regressions,0,5,,,,,,x\n")
+    evidence = evidence_arrays(table, ("A | BRCA", "A | LGSOC", "B | OV", "C | OV"))
+    assert evidence.count_cell.tolist() == [1, 1, 3]
+    assert evidence.r.tolist() == [2, 18, 0]
+    assert evidence.n.tolist() == [36, 36, 5]
+    assert evidence.threshold.tolist() == [1.0, 0.3, 1.0], "a regression is an effect above stasis"
+    assert evidence.effect_cell.tolist() == [2]
+    np.testing.assert_allclose(evidence.effect, effect_of_tgi(0.7, 0.1, 0.05, 21.0)[0])
+    np.testing.assert_allclose(evidence.effect_se, effect_of_tgi(0.7, 0.1, 0.05, 21.0)[1])
+
+
+@pytest.mark.parametrize(("rows", "counts", "effects"), [(REGRESSIONS, 1, 0), (TGI, 0, 1), (DELAYED, 1, 0)])
+def test_tables_of_one_kind(tmp_path, rows, counts, effects):
+    evidence = evidence_arrays(read(tmp_path, HEADER + rows), ("A | LGSOC", "B | OV"))
+    assert len(evidence.count_cell) == len(evidence.r) == len(evidence.n) == len(evidence.threshold) == counts
+    assert len(evidence.effect_cell) == len(evidence.effect) == len(evidence.effect_se) == effects
+
+
+def test_the_shipped_evidence_is_read(repository):
+    table = read_evidence(repository / "experiments" / "data" / "fak_evidence.csv")
+    assert len(table) > 0
+    cells = tuple(dict.fromkeys(f"{d} | {t}" for d, t in zip(table["drug"], table["tumour_type"], strict=True)))
+    evidence = evidence_arrays(table, cells)
+    assert len(evidence.r) + len(evidence.effect) == len(table)
+    assert np.all(np.isfinite(evidence.effect)) and np.all(evidence.effect_se > 0)

@@ -1,0 +1,218 @@
+"""The sampler on a posterior known in closed form, and what may not change its draws."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+from vtrial.config import FitConfig
+from vtrial.diagnostics import arviz
+from vtrial.errors import VtrialError
+from vtrial.inference import (
+    STATISTICS,
+    block_runner,
+    constrain,
+    first_guess,
+    fit,
+    initial_state,
+    make_sampler,
+    sample_blocks,
+    variational_start,
+)
+
+CPU = jax.devices("cpu")
+SIGMA = 0.5
+#: chance alone fails one comparison of a million at 5 standard errors
+ERRORS = 5.0
+
+
+class Line(NamedTuple):
+    """Data of a regression with known noise."""
+
+    columns: jax.Array  # [n, 2]
+    measured: jax.Array  # [n]
+
+
+def line_model(line: Line) -> None:
+    """Gaussian regression: its posterior is normal and known; `scale` has no data and must keep its prior."""
+    beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+    scale = numpyro.sample("scale", dist.LogNormal(0.3, 0.4))
+    numpyro.deterministic("twice", 2.0 * scale)
+    mean = line.columns @ beta
+    numpyro.sample("measured", dist.Normal(mean, SIGMA).to_event(1), obs=line.measured)
+
+
+@pytest.fixture(scope="module")
+def numbers() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    day = np.linspace(0.0, 2.0, 12)
+    columns = np.stack([np.ones_like(day), day], axis=1)
+    return columns, columns @ [1.0, -0.7] + SIGMA * rng.normal(size=len(day))
+
+
+def exact(numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the posterior of beta."""
+    columns, measured = numbers
+    covariance = np.linalg.inv(columns.T @ columns / SIGMA**2 + np.eye(2) / 4.0)
+    return covariance @ columns.T @ measured / SIGMA**2, covariance
+
+
+def line_of(numbers) -> Line:
+    return Line(*map(jnp.asarray, numbers))
+
+
+class Prepared(NamedTuple):
+    sampler: Any
+    start: Any
+    line: Line
+    run: Any  # two chains on two devices
+
+
+@pytest.fixture(scope="module")
+def prepared(numbers) -> Prepared:
+    with jax.enable_x64(True):
+        line = line_of(numbers)
+        guess = first_guess(jax.random.key(1), line_model, line, {})
+        start = variational_start(jax.random.key(2), line_model, line, guess, 400)
+        sampler = make_sampler(line_model, line, start, num_warmup=60, target_accept=0.8, max_tree_depth=6)
+        return Prepared(sampler, jax.tree.map(np.asarray, start), line, block_runner(sampler, 2, CPU[:2]))
+
+
+def drawn(prepared: Prepared, key: int, total: int, block: int) -> dict[str, np.ndarray]:
+    """All draws [chain, total, ...] of a run in blocks, statistics included."""
+    with jax.enable_x64(True):
+        states = initial_state(jax.random.key(key), prepared.sampler, prepared.start, prepared.line, 2)
+        blocks = [b for _, b in sample_blocks(prepared.run, states, prepared.line, total, block)]
+    assert [b.stats["num_steps"].shape[1] for b in blocks] == [min(block, total - i) for i in range(0, total, block)]
+    return {
+        name: np.concatenate([{**b.draws, **b.stats}[name] for b in blocks], axis=1)
+        for name in (*blocks[0].draws, *STATISTICS)
+    }
+
+
+def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_first_guess_takes_given_values_and_unconstrains_them(numbers):
+    with jax.enable_x64(True):
+        values = {"scale": jnp.asarray(2.0), "beta": jnp.asarray([0.5, -1.0])}
+        guess = first_guess(jax.random.key(0), line_model, line_of(numbers), values)
+        default = first_guess(jax.random.key(0), line_model, line_of(numbers), {})
+    assert set(guess) == {"beta", "scale"}, "neither data nor deterministics are parameters"
+    np.testing.assert_allclose(guess["scale"], np.log(2.0), rtol=1e-12)
+    np.testing.assert_allclose(guess["beta"], [0.5, -1.0])
+    assert all(v.dtype == np.float64 for v in guess.values())
+    # the mean of a log-normal is exp(0.3 + 0.4^2 / 2)
+    np.testing.assert_allclose(default["scale"], 0.38, rtol=1e-12)
+    np.testing.assert_array_equal(default["beta"], 0.0)
+
+
+def test_variational_start_is_the_best_factorised_normal(prepared, numbers):
+    """Mean-field on a normal posterior: exact mean, variances that are the inverse of the precision's diagonal."""
+    mean, covariance = exact(numbers)
+    narrow = 1.0 / np.sqrt(np.diag(np.linalg.inv(covariance)))
+    start = prepared.start
+    # Adam at its last learning rate of 3e-4 and one sample a step leaves noise of a fraction of the posterior SD
+    np.testing.assert_array_less(np.abs(start.mean["beta"] - mean), 0.5 * narrow)
+    np.testing.assert_array_less(np.abs(np.log(start.scale["beta"] / narrow)), 0.4)
+    assert abs(start.mean["scale"] - 0.3) < 0.5 * 0.4 and abs(np.log(start.scale["scale"] / 0.4)) < 0.4
+    assert start.losses.shape == (400,) and start.losses[-50:].mean() < start.losses[:50].mean()
+
+
+def test_a_start_that_diverges_says_so(numbers):
+    columns, measured = numbers
+    with jax.enable_x64(True):
+        line = line_of((columns, np.full_like(measured, np.nan)))
+        guess = {"beta": jnp.zeros(2), "scale": jnp.zeros(())}
+        with pytest.raises(VtrialError, match="variational start diverged"):
+            variational_start(jax.random.key(2), line_model, line, guess, 5)
+
+
+def test_draws_have_the_moments_of_the_exact_posterior(prepared, numbers):
+    draws = drawn(prepared, 3, 660, 60)
+    kept = {name: draws[name][:, 60:] for name in ("beta", "scale")}
+    mean, covariance = exact(numbers)
+    expected = {
+        "first": (kept["beta"][..., 0], mean[0], np.sqrt(covariance[0, 0])),
+        "second": (kept["beta"][..., 1], mean[1], np.sqrt(covariance[1, 1])),
+        "scale": (kept["scale"], 0.3, 0.4),
+    }
+    for name, (values, centre, sd) in expected.items():
+        size = float(arviz.ess(values))
+        spread = float(arviz.ess((values - values.mean()) ** 2))
+        assert size > 100, name
+        assert abs(values.mean() - centre) < ERRORS * sd / np.sqrt(size), name
+        # the variance of a normal sample has relative SE sqrt(2 / n)
+        assert abs(values.var() / sd**2 - 1.0) < ERRORS * np.sqrt(2.0 / spread), name
+    rho = np.corrcoef(kept["beta"][..., 0].ravel(), kept["beta"][..., 1].ravel())[0, 1]
+    exact_rho = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    size = min(float(arviz.ess(kept["beta"][..., j])) for j in range(2))
+    assert abs(np.arctanh(rho) - np.arctanh(exact_rho)) < ERRORS / np.sqrt(size), "Fisher's z"
+    assert not draws["diverging"][:, 60:].any()
+    assert 0.6 < draws["accept_prob"][:, 60:].mean() < 0.98, "adapted towards 0.8"
+
+
+def test_blocks_do_not_change_the_draws(prepared):
+    assert_same(drawn(prepared, 5, 90, 60), drawn(prepared, 5, 90, 30))
+
+
+def test_devices_do_not_change_the_draws(prepared):
+    assert len(CPU) >= 2, "conftest asks for two"
+    with jax.enable_x64(True):
+        alone = prepared._replace(run=block_runner(prepared.sampler, 2, CPU[:1]))
+    two = drawn(prepared, 5, 60, 60)
+    assert_same(two, drawn(alone, 5, 60, 60))
+    assert np.all(two["beta"][0] != two["beta"][1]), "chains differ"
+
+
+def test_the_key_decides_the_draws(prepared):
+    one, again, other = (drawn(prepared, key, 60, 60) for key in (7, 7, 8))
+    assert_same(one, again)
+    assert np.all(one["beta"][:, 0] != other["beta"][:, 0])
+
+
+def test_constrain_gives_sites_and_deterministics(prepared):
+    rng = np.random.default_rng(0)
+    draws = {"beta": rng.normal(size=(2, 7, 2)), "scale": rng.normal(size=(2, 7))}
+    with jax.enable_x64(True):
+        every = constrain(line_model, prepared.line, draws)
+        chosen = constrain(line_model, prepared.line, draws, ("twice",), batch=3)
+    np.testing.assert_allclose(every["scale"], np.exp(draws["scale"]), rtol=1e-12)
+    np.testing.assert_allclose(every["twice"], 2.0 * np.exp(draws["scale"]), rtol=1e-12)
+    np.testing.assert_array_equal(every["beta"], draws["beta"])
+    assert set(chosen) == {"twice"}
+    np.testing.assert_array_equal(chosen["twice"], every["twice"])
+
+
+def test_fit_runs_all_stages(numbers):
+    """Three chains on two devices: they run on one."""
+    config = FitConfig(chains=3, warmup=60, draws=100, block=40, svi_steps=150, max_tree_depth=6)
+    told = []
+    with jax.enable_x64(True):
+        result = fit(
+            jax.random.key(11), line_model, line_of(numbers), {"scale": jnp.asarray(1.0)}, config, ("beta", "twice"),
+            lambda *step: told.append(step), CPU,
+        )  # fmt: skip
+    assert set(result.values) == {"beta", "twice"}
+    assert result.values["beta"].shape == (3, 100, 2) and result.values["twice"].shape == (3, 100)
+    assert all(result.stats[name].shape == (3, 100) for name in STATISTICS), "warm-up is not kept"
+    steps = [("warm-up", 40, 160), ("draws", 80, 160), ("draws", 120, 160), ("draws", 160, 160)]
+    assert told == [("variational start", 0, 150), *steps]
+    assert set(result.seconds) == {"start", "sample", "constrain"}
+    # rank of the exact median among the draws, by the sign test at the smallest effective size
+    mean, _ = exact(numbers)
+    for j in range(2):
+        below = np.mean(result.values["beta"][..., j] < mean[j])
+        size = float(arviz.ess((result.values["beta"][..., j] < mean[j]).astype(float)))
+        assert abs(below - 0.5) < ERRORS * 0.5 / np.sqrt(size)
+    middle = stats.norm.cdf(np.log(result.values["twice"] / 2.0), 0.3, 0.4)
+    assert abs(middle.mean() - 0.5) < ERRORS * np.sqrt(1 / 12 / float(arviz.ess(middle)))

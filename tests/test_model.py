@@ -1,0 +1,529 @@
+"""The model's density against the explicit model: dense covariances, scipy, every site and prior written out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
+from numpyro.infer.util import log_density
+from scipy import special, stats
+
+from vtrial.dataset import Dataset, read_dataset
+from vtrial.evidence import Evidence
+from vtrial.model import arrays_of, build_model, evidence_density, truncated_normal
+from vtrial.model_format import PRIORS
+from vtrial.panel import Panel, build_panel
+
+LOSS_RATE = 0.02
+REFERENCE_DAYS = 28.0
+SMOOTHING = 0.05
+CLASSES = {"A": "MEK", "B": "PI3K", "C": "MEK"}
+
+#: priors by name, for NumPyro and again for scipy
+PRIOR = {
+    "growth.mouse.ln_rate": (dist.Normal(-3.0, 0.5), stats.norm(-3.0, 0.5)),
+    "growth.mouse.between_types": (dist.HalfNormal(0.4), stats.halfnorm(0, 0.4)),
+    "growth.mouse.between_models": (dist.LogNormal(np.log(0.6), 0.3), stats.lognorm(0.3, 0, 0.6)),
+    "growth.mouse.ln_volume_start": (dist.Normal(5.4, 0.5), stats.norm(5.4, 0.5)),
+    "growth.mouse.intercept_sd": (dist.LogNormal(np.log(0.2), 0.3), stats.lognorm(0.3, 0, 0.2)),
+    "growth.mouse.ln_between_mice_relative": (dist.Normal(-1.4, 0.3), stats.norm(-1.4, 0.3)),
+    "growth.mouse.ln_curvature_sd": (dist.Normal(-0.2, 0.5), stats.norm(-0.2, 0.5)),
+    "growth.mouse.loss": (dist.Normal(0.5, 0.5), stats.norm(0.5, 0.5)),
+    "growth.mouse.slowing": (dist.Normal(0.1, 0.4), stats.norm(0.1, 0.4)),
+    "growth.mouse.ln_residual_sd": (dist.Normal(-2.0, 0.4), stats.norm(-2.0, 0.4)),
+    "growth.mouse.ln_residual_spread": (dist.HalfNormal(0.5), stats.halfnorm(0, 0.5)),
+    "classes.default.mean_effect": (dist.Normal(0.35, 0.3), stats.norm(0.35, 0.3)),
+    "classes.default.between_classes": (dist.HalfNormal(0.35), stats.halfnorm(0, 0.35)),
+    "classes.default.between_drugs": (dist.HalfNormal(0.25), stats.halfnorm(0, 0.25)),
+    "classes.default.between_types": (dist.HalfNormal(0.2), stats.halfnorm(0, 0.2)),
+    "classes.default.ln_between_models": (dist.Normal(-1.0, 0.5), stats.norm(-1.0, 0.5)),
+    "classes.default.ln_between_models_spread": (dist.HalfNormal(0.5), stats.halfnorm(0, 0.5)),
+    "class_pairs.default.phi": (dist.Normal(0.5, 0.35), stats.norm(0.5, 0.35)),
+    "class_pairs.default.phi_spread": (dist.HalfNormal(0.25), stats.halfnorm(0, 0.25)),
+    "class_pairs.default.gamma": (dist.Normal(0.02, 0.1), stats.norm(0.02, 0.1)),
+    "class_pairs.default.gamma_spread": (dist.HalfNormal(0.1), stats.halfnorm(0, 0.1)),
+    "class_pairs.default.between_models": (dist.LogNormal(np.log(0.15), 0.5), stats.lognorm(0.5, 0, 0.15)),
+}
+#: site -> its prior
+SCALARS = {
+    "mu_ln_growth": "growth.mouse.ln_rate",
+    "omega_ln_growth_type": "growth.mouse.between_types",
+    "mu_effect": "classes.default.mean_effect",
+    "omega_effect_class": "classes.default.between_classes",
+    "omega_effect_drug": "classes.default.between_drugs",
+    "omega_effect_type": "classes.default.between_types",
+    "mu_ln_omega_effect": "classes.default.ln_between_models",
+    "omega_ln_omega_effect": "classes.default.ln_between_models_spread",
+    "mu_intercept": "growth.mouse.ln_volume_start",
+    "omega_intercept": "growth.mouse.intercept_sd",
+    "loss": "growth.mouse.loss",
+    "slowing": "growth.mouse.slowing",
+    "mu_ln_sigma": "growth.mouse.ln_residual_sd",
+    "omega_ln_sigma": "growth.mouse.ln_residual_spread",
+}
+COMBINATION_SCALARS = {
+    "mu_phi": "class_pairs.default.phi",
+    "omega_phi": "class_pairs.default.phi_spread",
+    "mu_gamma": "class_pairs.default.gamma",
+    "omega_gamma": "class_pairs.default.gamma_spread",
+    "omega_combination": "class_pairs.default.between_models",
+}
+#: what has one value for each of several things; what the model samples in their place is its own affair
+VECTORS = ("ln_growth_type", "omega_ln_growth", "effect_class", "effect_drug", "effect", "omega_effect", "ln_growth")
+VECTORS += ("ln_sigma", "phi", "gamma", "effect_site", "combination_cell_z")
+SPREADS = {
+    "omega_mouse": "growth.mouse.ln_between_mice_relative",
+    "omega_curvature": "growth.mouse.ln_curvature_sd",
+}
+
+#: mouse -> tumour type, PDX model, arm, measurements
+SMALL = {
+    "c1": ("T1", "M1", "untreated", 6),
+    "a1": ("T1", "M1", "A", 5),
+    "b1": ("T1", "M1", "B", 2),
+    "ab1": ("T1", "M1", "A + B", 6),
+    "c2": ("T1", "M2", "untreated", 6),
+    "a2": ("T1", "M2", "A", 6),
+    "a3": ("T1", "M2", "A", 3),
+    "ab2": ("T1", "M2", "A + B", 6),
+    "ab3": ("T1", "M2", "A + B", 4),
+    "c3": ("T2", "M3", "untreated", 6),
+    "d3": ("T2", "M3", "untreated", 2),
+    "cc3": ("T2", "M3", "C", 6),
+    "abc3": ("T2", "M3", "A + B + C", 6),
+    "b4": ("T2", "M4", "B", 6),
+}
+DAYS = np.array([0.0, 5.0, 11.0, 18.0, 26.0, 41.0])
+
+
+def table_of(folder, mice, low: Mapping[str, int] | None = None, slope: Mapping[str, float] | None = None) -> Dataset:
+    """Noisy curves about a slope (1/day); the last `low` volumes of a mouse lie below the detection limit of 10 mm3."""
+    rng = np.random.default_rng(8)
+    lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    for mouse, (kind, model, arm, number) in mice.items():
+        rate, noise = (slope or {}).get(mouse, 0.0) + 0.02 * rng.normal(), 0.15 * rng.normal(size=number)
+        volume = np.exp(5.4 + 0.2 * rng.normal() + rate * DAYS[:number] + noise)
+        volume = np.maximum(volume, 10.5)
+        volume[number - (low or {}).get(mouse, 0) :] = 3.0
+        lines += [f"S,{kind},{model},{mouse},{arm},{d:g},{v:.12g}" for d, v in zip(DAYS, volume, strict=False)]
+    path = folder / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return read_dataset(path)
+
+
+def prior() -> dict:
+    return {name: pair[0] for name, pair in PRIOR.items()}
+
+
+class Point(NamedTuple):
+    """A point of the parameter space as the model samples it, and as the equations speak of it."""
+
+    sites: dict[str, jax.Array]
+    log_density: float  # of the sites
+    meaning: dict[str, np.ndarray]  # sites and deterministics of SCALARS, SPREADS and VECTORS
+    ln_jacobian: float  # ln |d meaning / d sites|
+    derived: dict[str, np.ndarray]  # deterministics
+
+
+def points_of(panel: Panel, seeds, evidence: Evidence | None = None, **changes) -> list[Point]:
+    """Points drawn from the priors; `changes` give sites another value. One program for all seeds; needs float64.
+
+    How the model samples a quantity is for its speed alone: the Jacobian is taken from the model itself, so that
+    these tests speak of the quantities and stay when the sampling changes.
+    """
+    model, arrays = build_model(panel, prior()), arrays_of(panel, evidence)
+
+    def traced(sites):
+        return handlers.trace(handlers.substitute(model, sites)).get_trace(arrays)
+
+    def meaning(sites):
+        trace = traced(sites)
+        known = {name: site["value"] for name, site in trace.items() if site["type"] in ("sample", "deterministic")}
+        if "effect_site_z" in known and "effect_site" not in known:
+            at = arrays.sites.drug_type
+            known["effect_site"] = known["effect"][at] + known["omega_effect"][at] * known["effect_site_z"]
+        names = (*SCALARS, *COMBINATION_SCALARS, *SPREADS, "curvature_correlation", *VECTORS)
+        return {name: known[name] for name in names if name in known}
+
+    @jax.jit
+    def at(key):
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(arrays)
+        sites = {
+            name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
+        }
+        sites |= {name: jnp.asarray(value) for name, value in changes.items()}
+        value, trace = log_density(model, (arrays,), {}, sites)
+        derived = {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
+        moved = {name: v for name, v in sites.items() if name != "censored_u"}
+        fixed = {name: v for name, v in sites.items() if name == "censored_u"}
+        flat, unflatten = ravel_pytree(moved)
+        jacobian = jax.jacfwd(lambda x: ravel_pytree(meaning({**fixed, **unflatten(x)}))[0])(flat)
+        return sites, value, meaning(sites), jnp.linalg.slogdet(jacobian)[1], derived
+
+    return [Point(*jax.tree.map(np.asarray, at(jax.random.key(seed)))) for seed in seeds]
+
+
+# ------------------------------------------------------------------------------------------------ the explicit model
+
+
+class Mouse(NamedTuple):
+    """One mouse: what it is, its ln volumes, and the linear model of them given the effect rho of its cell."""
+
+    drugs: tuple[str, ...]
+    measured: np.ndarray  # [n]
+    mean: np.ndarray  # [n] without effect
+    slope: np.ndarray  # [n] per unit of rho
+    covariance: np.ndarray  # [n, n] given rho
+    hidden: np.ndarray  # [n] below the limit
+
+    def seen(self) -> Mouse:
+        keep = ~self.hidden
+        parts = (x[keep] for x in (self.measured, self.mean, self.slope))
+        return Mouse(self.drugs, *parts, self.covariance[np.ix_(keep, keep)], self.hidden[keep])
+
+
+def mice_of(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict[str, Mouse]:
+    """Mean, slope in rho and covariance of every curve given its cell's effect, from the equations."""
+    labels = panel.labels
+    step = REFERENCE_DAYS / 100_000
+    bend = np.mean(1.0 - np.exp(-LOSS_RATE * (np.arange(100_000) + 0.5) * step))  # q(28) / 28 by the midpoint rule
+    mice = {}
+    for key, rows in dataset.used.groupby("mouse_key"):
+        day = rows["day"].to_numpy()
+        growth = np.exp(p["ln_growth"][labels.pdx_model.index(rows["pdx_model"].iloc[0])])
+        waning = day - (1.0 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
+        # eta, delta, zeta: the mouse's own intercept, mean rate and bend, the last two in units of growth
+        columns = np.stack([np.ones_like(day), growth * day, growth * (waning - bend * day)], 1)
+        rate, bending = p["omega_mouse"], p["omega_curvature"]
+        spread = np.diag([p["omega_intercept"] ** 2, rate**2, bending**2])
+        spread[1, 2] = spread[2, 1] = p["curvature_correlation"] * rate * bending
+        sigma = np.exp(p["ln_sigma"][labels.mouse.index(key)])
+        mice[key] = Mouse(
+            drugs=dataset.arms[rows["arm"].iloc[0]],
+            measured=np.log(rows["volume_mm3"].to_numpy()),
+            mean=p["mu_intercept"] + growth * day - growth * p["slowing"] * waning,
+            slope=-growth * day + growth * p["loss"] * waning,
+            covariance=columns @ spread @ columns.T + sigma**2 * np.eye(len(day)),
+            hidden=rows["censored"].to_numpy(),
+        )
+    return mice
+
+
+def combined(effect: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> float:
+    """The combination rule, written again: softmax leader, softplus of what the others add, pairs of gamma."""
+    leads = special.softmax(effect / SMOOTHING)
+    positive = SMOOTHING * np.log1p(np.exp(effect / SMOOTHING))
+    joint = leads @ effect
+    for a in range(len(effect)):
+        for b in range(len(effect)):
+            if a != b:
+                joint += phi[a, b] * leads[a] * positive[b] + 0.5 * gamma[a, b]
+    return joint
+
+
+def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> float:
+    """Prior x likelihood of the explicit model: every parameter and effect from its own law, the curves given them."""
+    labels = panel.labels
+    kind_of = dict(dataset.used.drop_duplicates("pdx_model")[["pdx_model", "tumour_type"]].itertuples(index=False))
+    model_of = dict(dataset.used.drop_duplicates("mouse_key")[["mouse_key", "pdx_model"]].itertuples(index=False))
+    mice = {key: mouse.seen() for key, mouse in mice_of(dataset, panel, p).items()}
+    scalars = SCALARS | COMBINATION_SCALARS
+    total = sum(PRIOR[name][1].logpdf(p[site]) for site, name in scalars.items() if site in p)
+    # a normal prior of the ln, as a density of the spread itself
+    total += sum(PRIOR[name][1].logpdf(np.log(p[site])) - np.log(p[site]) for site, name in SPREADS.items())
+    total += PRIOR["growth.mouse.between_models"][1].logpdf(p["omega_ln_growth"]).sum()
+    total += -np.log(1.98)  # the correlation is uniform on (-0.99, 0.99)
+
+    logpdf = stats.norm.logpdf
+    total += logpdf(p["ln_growth_type"], p["mu_ln_growth"], p["omega_ln_growth_type"]).sum()
+    for m, model in enumerate(labels.pdx_model):
+        t = labels.tumour_type.index(kind_of[model])
+        total += logpdf(p["ln_growth"][m], p["ln_growth_type"][t], p["omega_ln_growth"][t])
+    total += logpdf(p["ln_sigma"], p["mu_ln_sigma"], p["omega_ln_sigma"]).sum()
+    total += logpdf(p["effect_class"], p["mu_effect"], p["omega_effect_class"]).sum()
+    for d, drug in enumerate(labels.drug):
+        of_class = p["effect_class"][labels.drug_class.index(CLASSES[drug])]
+        total += logpdf(p["effect_drug"][d], of_class, p["omega_effect_drug"])
+    mean = dict(zip(labels.drug_type, p["effect"], strict=True))
+    spread = dict(zip(labels.drug_type, p["omega_effect"], strict=True))
+    for name in labels.drug_type:
+        of_drug = p["effect_drug"][labels.drug.index(name.split(" | ")[0])]
+        total += logpdf(mean[name], of_drug, p["omega_effect_type"])
+        total += logpdf(np.log(spread[name]), p["mu_ln_omega_effect"], p["omega_ln_omega_effect"])
+        total -= np.log(spread[name])
+    if labels.combination_cell:
+        total += logpdf(p["phi"], p["mu_phi"], p["omega_phi"]).sum()
+        total += logpdf(p["gamma"], p["mu_gamma"], p["omega_gamma"]).sum()
+        total += logpdf(p.get("combination_cell_z", np.zeros(0))).sum()
+    rho = dict(zip(labels.pdx_model_drug, p.get("effect_site", ()), strict=True))
+    for name, effect in rho.items():
+        model, drug = name.split(" | ")
+        cell = f"{drug} | {kind_of[model]}"
+        total += logpdf(effect, mean[cell], spread[cell])
+
+    def normal(mouse: Mouse, effect: float, extra: float) -> float:
+        covariance = mouse.covariance + extra**2 * np.outer(mouse.slope, mouse.slope)
+        return stats.multivariate_normal.logpdf(mouse.measured, mouse.mean + effect * mouse.slope, covariance)
+
+    deviation = {}
+    shared = [name for c, name in enumerate(labels.combination_cell) if panel.combinations.shared[c] >= 0]
+    for name, z in zip(shared, p.get("combination_cell_z", ()), strict=True):
+        deviation[name] = p["omega_combination"] * z
+    for key, mouse in mice.items():
+        model = model_of[key]
+        if not mouse.drugs:
+            total += normal(mouse, 0.0, 0.0)
+        elif len(mouse.drugs) == 1:
+            name, cell = f"{model} | {mouse.drugs[0]}", f"{mouse.drugs[0]} | {kind_of[model]}"
+            total += normal(mouse, rho[name], 0.0) if name in rho else normal(mouse, mean[cell], spread[cell])
+        else:
+            effect = np.array([rho[f"{model} | {drug}"] for drug in mouse.drugs])
+            pairs = _pairs(labels.class_pair, mouse.drugs)
+            joint = combined(effect, p["phi"][pairs], p["gamma"][pairs])
+            name = f"{model} | {' + '.join(mouse.drugs)}"
+            if name in deviation:
+                total += normal(mouse, joint + deviation[name], 0.0)
+            else:
+                total += normal(mouse, joint, p["omega_combination"])
+    return total
+
+
+def _pairs(known, drugs) -> np.ndarray:
+    names = [[" x ".join(sorted((CLASSES[a], CLASSES[b]))) for b in drugs] for a in drugs]
+    return np.array([[known.index(n) if i != j else 0 for j, n in enumerate(row)] for i, row in enumerate(names)])
+
+
+# ------------------------------------------------------------------------------------------------ tests
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> tuple[Dataset, Panel]:
+    dataset = table_of(tmp_path_factory.mktemp("small"), SMALL)
+    return dataset, build_panel(dataset, CLASSES, LOSS_RATE)
+
+
+def test_priors_of_this_file_are_those_that_the_model_reads():
+    assert set(PRIOR) == set(PRIORS)
+
+
+def assert_explicit(point: Point, dataset: Dataset, panel: Panel) -> None:
+    expected = explicit_log_density(dataset, panel, point.meaning) + point.ln_jacobian
+    # 1e-8 relative on a sum of about 150 terms that partly cancel, each from an ill-conditioned dense matrix
+    np.testing.assert_allclose(point.log_density, expected, rtol=1e-8, atol=1e-6)
+
+
+def test_density_is_prior_times_likelihood_of_the_explicit_model(small):
+    dataset, panel = small
+    with jax.enable_x64(True):
+        points = points_of(panel, range(5))
+    for point in points:
+        assert_explicit(point, dataset, panel)
+
+
+def test_effect_behind_a_combination_is_drawn_given_its_lone_mouse(small):
+    """Its z is standard normal given the curve: the site is the dense Gaussian conditional of rho at that quantile."""
+    dataset, panel = small
+    labels = panel.labels
+    with jax.enable_x64(True):
+        (point,) = points_of(panel, [7])
+    p, z = point.meaning, point.sites["effect_site_z"]
+    mice = mice_of(dataset, panel, p)
+    for name, key in {"M1 | A": "S/a1", "M1 | B": "S/b1", "M3 | C": "S/cc3", "M3 | A": None}.items():
+        cell = f"{name.split(' | ')[1]} | {'T1' if 'M1' in name else 'T2'}"
+        x, at = labels.pdx_model_drug.index(name), labels.drug_type.index(cell)
+        centre, scale = p["effect"][at], p["omega_effect"][at]
+        if key is not None:
+            mouse = mice[key]
+            along = scale**2 * mouse.slope
+            whole = mouse.covariance + scale**2 * np.outer(mouse.slope, mouse.slope)
+            gap = mouse.measured - mouse.mean - centre * mouse.slope
+            centre = centre + along @ np.linalg.solve(whole, gap)
+            scale = np.sqrt(scale**2 - along @ np.linalg.solve(whole, along))
+        np.testing.assert_allclose(p["effect_site"][x], centre + scale * z[x], rtol=1e-8, atol=1e-10)
+
+
+def test_density_without_combinations(tmp_path):
+    mice = {name: row for name, row in SMALL.items() if "+" not in row[2]}
+    dataset = table_of(tmp_path, mice)
+    panel = build_panel(dataset, CLASSES, LOSS_RATE)
+    assert panel.labels.pdx_model_drug == ("M2 | A",), "the replicated cell alone is explicit"
+    with jax.enable_x64(True):
+        (point,) = points_of(panel, [1])
+    assert_explicit(point, dataset, panel)
+
+
+def test_log_likelihood_of_a_mouse_is_the_density_of_its_curve(small):
+    """Per mouse: the curve given the population, its PDX model's growth, and the effects that are explicit."""
+    dataset, panel = small
+    with jax.enable_x64(True):
+        (point,) = points_of(panel, [2])
+    mouse = mice_of(dataset, panel, point.meaning)["S/c1"]
+    expected = stats.multivariate_normal.logpdf(mouse.measured, mouse.mean, mouse.covariance)
+    found = point.derived["log_likelihood"][panel.labels.mouse.index("S/c1")]
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+# --- censored measurements ---
+
+
+CENSORED = {
+    "c1": ("T1", "M1", "untreated", 6),
+    "a1": ("T1", "M1", "A", 6),
+    "b1": ("T1", "M1", "B", 6),
+    "ab1": ("T1", "M1", "A + B", 6),
+    "c2": ("T1", "M2", "untreated", 6),
+    "a2": ("T1", "M2", "A", 6),
+}
+
+
+@pytest.mark.parametrize(
+    ("slope", "low"),
+    # hidden volumes at the end of a control, of a curve whose effect is integrated out, and of a combination
+    [
+        ({"c1": -0.12, "a2": -0.16, "ab1": -0.27}, {"c1": 2, "a2": 3, "ab1": 4}),
+        ({"c1": -0.10, "a2": -0.10, "ab1": 0.0}, {"c1": 2, "a2": 2, "ab1": 1}),
+    ],
+    ids=["likely", "far in the tail"],
+)
+def test_censored_density_is_the_probability_below_the_limit(tmp_path, slope, low):
+    """Averaged over its uniforms, the sequential density is the normal orthant probability of the dense conditional."""
+    dataset = table_of(tmp_path, CENSORED, low, slope)
+    panel = build_panel(dataset, CLASSES, LOSS_RATE)
+    order = [panel.labels.mouse[i] for i in panel.censored.mouse]
+    assert sorted(order) == sorted(f"S/{mouse}" for mouse in low)
+    # Sobol points in 3 x 4 dimensions; eight scrambles tell the error of their mean
+    points = np.stack([stats.qmc.Sobol(12, rng=np.random.default_rng(s)).random(8192) for s in range(8)])
+    with jax.enable_x64(True):
+        model, arrays = build_model(panel, prior()), arrays_of(panel)
+        changes = {"ln_growth": np.full(2, np.log(0.05)), "ln_sigma": np.full(6, np.log(0.25))}
+        (point,) = points_of(panel, [3], **changes, omega_intercept=np.asarray(0.3))
+        fixed = {name: jnp.asarray(value) for name, value in point.sites.items()}
+
+        @jax.jit
+        def likelihoods(points):
+            def one(u):
+                sites = handlers.trace(handlers.substitute(model, {**fixed, "censored_u": u})).get_trace(arrays)
+                return sites["log_likelihood"]["value"][jnp.asarray(panel.censored.mouse)]
+
+            return jax.lax.map(one, points)
+
+        found = np.asarray(likelihoods(jnp.asarray(points).reshape(-1, 3, 4))).reshape(8, 8192, 3)
+    p = point.meaning
+    mice = mice_of(dataset, panel, p)
+    for q, key in enumerate(order):
+        most = found[:, :, q].max()
+        each = np.exp(found[:, :, q] - most).mean(1)
+        error = each.std(ddof=1) / np.sqrt(8) / each.mean()
+        expected = _censored_log_density(mice[key], *_effect_of(panel, p, key))
+        # five standard errors of the average, and 1e-4 for scipy's own orthant probability
+        assert abs(most + np.log(each.mean()) - expected) < 5 * error + 1e-4, (key, expected, error)
+        assert error < 0.02, "the check means something"
+
+
+def _effect_of(panel: Panel, p, key: str) -> tuple[float, float]:
+    """Mean of the effect on a mouse of CENSORED, and its spread that the curve integrates over."""
+    labels = panel.labels
+    if key == "S/c1":
+        return 0.0, 0.0
+    if key == "S/ab1":
+        rho = dict(zip(labels.pdx_model_drug, p["effect_site"], strict=True))
+        pairs = _pairs(labels.class_pair, ("A", "B"))
+        both = np.array([rho["M1 | A"], rho["M1 | B"]])
+        return combined(both, p["phi"][pairs], p["gamma"][pairs]), p["omega_combination"]
+    at = labels.drug_type.index("A | T1")
+    return p["effect"][at], p["omega_effect"][at]
+
+
+def _censored_log_density(mouse: Mouse, effect: float, extra: float) -> float:
+    """Log density of the seen part of a curve plus the log probability of the hidden part below the limit."""
+    mean, hidden = mouse.mean + effect * mouse.slope, mouse.hidden
+    covariance = mouse.covariance + extra**2 * np.outer(mouse.slope, mouse.slope)
+    seen = covariance[np.ix_(~hidden, ~hidden)]
+    cross = covariance[np.ix_(hidden, ~hidden)] @ np.linalg.inv(seen)
+    centre = mean[hidden] + cross @ (mouse.measured - mean)[~hidden]
+    rest = covariance[np.ix_(hidden, hidden)] - cross @ covariance[np.ix_(~hidden, hidden)]
+    below = _log_orthant(np.log(10.0) - centre, rest)
+    return stats.multivariate_normal.logpdf(mouse.measured[~hidden], mean[~hidden], seen) + below
+
+
+def _log_orthant(bound: np.ndarray, covariance: np.ndarray) -> float:
+    """Log P(x < bound), x ~ Normal(0, covariance): exact in one dimension, on a fine grid in two, scipy's above."""
+    scale = np.sqrt(np.diag(covariance))
+    b = bound / scale
+    if len(b) == 1:
+        return float(special.log_ndtr(b[0]))
+    if len(b) == 2:
+        r = covariance[0, 1] / scale.prod()
+        x = b[0] - np.linspace(0.0, 12.0, 200_001)
+        log = stats.norm.logpdf(x) + special.log_ndtr((b[1] - r * x) / np.sqrt(1.0 - r**2))
+        return float(np.log(np.trapezoid(np.exp(log - log.max()), dx=6e-5)) + log.max())
+    return float(np.log(stats.multivariate_normal.cdf(bound, cov=covariance, abseps=1e-9, releps=1e-6)))
+
+
+@pytest.mark.parametrize("bound", [9.0, 2.0, 0.0, -3.0, -5.999, -6.001, -15.0, -29.0])
+def test_truncated_normal_is_the_quantile_of_scipy(bound):
+    u = np.array([1e-12, 1e-6, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0 - 1e-9])
+    with jax.enable_x64(True):
+        found = truncated_normal(jnp.asarray(u), jnp.full(u.shape, bound))
+    # the distribution function of the answer is u: compared on the log scale, where the tail still has digits
+    np.testing.assert_allclose(special.log_ndtr(np.asarray(found)) - special.log_ndtr(bound), np.log(u), atol=1e-9)
+    np.testing.assert_allclose(found, stats.truncnorm.ppf(u, -np.inf, bound), rtol=1e-7, atol=1e-9)
+
+
+def test_truncated_normal_far_out_is_smooth_and_finite():
+    """Beyond the reach of ndtr the exponential tail holds to 1 / bound^2, and gradients are finite everywhere."""
+    u = np.array([1e-300, 0.01, 0.5, 0.99])
+    with jax.enable_x64(True):
+        for bound in (-31.0, -40.0, -100.0, -1e4):
+            found = np.asarray(truncated_normal(jnp.asarray(u), jnp.full(u.shape, bound)))
+            exact = special.log_ndtr(found[1:]) - special.log_ndtr(bound)
+            np.testing.assert_allclose(exact, np.log(u[1:]), atol=(np.log(u[1]) ** 2 + 5.0) / bound**2)
+            assert np.all(found < bound)
+        slope = jax.grad(lambda u, b: truncated_normal(u, b), argnums=(0, 1))
+        for bound in (-1e3, -30.0, -29.9, -6.0, 0.0, 20.0):
+            assert np.all(np.isfinite(np.array([slope(x, bound) for x in (1e-12, 0.5, 1.0 - 1e-12)])))
+
+
+def test_evidence_density_is_that_of_scipy():
+    """Up to the binomial coefficients, which no parameter moves."""
+    rng = np.random.default_rng(0)
+    effect, omega = rng.normal(0.5, 0.3, 4), np.exp(rng.normal(-1.0, 0.3, 4))
+    evidence = Evidence(
+        count_cell=np.array([0, 2, 2], np.int32),
+        r=np.array([2.0, 0.0, 18.0]),
+        n=np.array([36.0, 36.0, 36.0]),
+        threshold=np.array([1.0, 1.0, 0.3]),
+        effect_cell=np.array([1, 3], np.int32),
+        effect=np.array([0.4, 0.9]),
+        effect_se=np.array([0.1, 0.3]),
+    )
+    with jax.enable_x64(True):
+        found = evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega))
+    share = stats.norm.sf(evidence.threshold, effect[[0, 2, 2]], omega[[0, 2, 2]])
+    counts = stats.binom.logpmf(evidence.r, evidence.n, share) - np.log(special.comb(evidence.n, evidence.r))
+    spread = np.hypot(omega[[1, 3]], evidence.effect_se)
+    expected = counts.sum() + stats.norm.logpdf(evidence.effect, effect[[1, 3]], spread).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_evidence_adds_its_density_to_the_model(small):
+    dataset, _ = small
+    panel = build_panel(dataset, CLASSES, LOSS_RATE, [("A", "T1"), ("B", "OV")])
+    cell = panel.labels.drug_type.index
+    evidence = Evidence(
+        np.array([cell("A | T1")], np.int32), np.array([3.0]), np.array([9.0]), np.array([1.0]),
+        np.array([cell("B | OV")], np.int32), np.array([0.4]), np.array([0.1]),
+    )  # fmt: skip
+    with jax.enable_x64(True):
+        (point,) = points_of(panel, [4], evidence)
+        without, _ = log_density(build_model(panel, prior()), (arrays_of(panel),), {}, point.sites)
+        numbers = jax.tree.map(jnp.asarray, evidence)
+        expected = evidence_density(numbers, *(jnp.asarray(point.derived[n]) for n in ("effect", "omega_effect")))
+    np.testing.assert_allclose(point.log_density - without, expected, rtol=1e-9)

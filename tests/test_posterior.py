@@ -1,0 +1,146 @@
+"""posterior.nc: labels, groups, precision, and that the installed ArviZ opens it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from vtrial.dataset import read_dataset
+from vtrial.diagnostics import arviz
+from vtrial.panel import Panel, build_panel
+from vtrial.posterior import DIMS, MOUSE_LEVEL, PDX_MODEL_LEVEL, POPULATION, Draws, to_datatree
+from vtrial.store import RunFolder
+
+TABLE = """\
+study,tumour_type,pdx_model,mouse,arm,day,volume_mm3
+S,BRCA,X-1,c1,untreated,0,200
+S,BRCA,X-1,c1,untreated,7,400
+S,BRCA,X-1,a1,BYL719,0,210
+S,BRCA,X-1,a1,BYL719,7,220
+S,CM,Y-1,d1,untreated,0,200
+S,CM,Y-1,d1,untreated,7,300
+S,CM,Y-1,b1,BYL719 + LEE011,0,190
+S,CM,Y-1,b1,BYL719 + LEE011,7,100
+"""
+CHAINS, NUM_DRAWS = 2, 6
+STATS = ("diverging", "num_steps", "accept_prob", "energy", "potential_energy")
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory) -> Panel:
+    path = tmp_path_factory.mktemp("posterior") / "table.csv"
+    path.write_text(TABLE)
+    return build_panel(read_dataset(path), {"BYL719": "PI3K", "LEE011": "CDK4/6"}, 0.02)
+
+
+def labels_of(panel: Panel, dim: str) -> tuple[str, ...]:
+    return ("intercept", "rate", "waning") if dim == "term" else getattr(panel.labels, dim)
+
+
+def values_of(panel: Panel) -> dict[str, np.ndarray]:
+    """Every site with draws of its own, chain 1 after chain 0."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for name in (*POPULATION, *PDX_MODEL_LEVEL, *MOUSE_LEVEL, "log_likelihood"):
+        shape = (len(labels_of(panel, dim)) for dim in DIMS.get(name, ()))
+        values[name] = rng.normal(size=(CHAINS, NUM_DRAWS, *shape))
+    return values
+
+
+def tree_of(panel: Panel, values=None) -> xr.DataTree:
+    rng = np.random.default_rng(1)
+    stats = {name: rng.uniform(size=(CHAINS, NUM_DRAWS)) for name in STATS}
+    attributes = {"loss_rate": 0.02, "fit_key": "abc", "synthetic": 0}
+    return to_datatree(panel, values or values_of(panel), stats, attributes, np.arange(4.0))
+
+
+@pytest.fixture
+def opened(panel, tmp_path):
+    """The tree after it went through a run folder, and the path of its file."""
+    folder = RunFolder(tmp_path / "run").create()
+    path = folder.write_posterior(tree_of(panel), keep_float64=POPULATION)
+    with folder.open_posterior() as tree:
+        yield tree, path
+
+
+def test_round_trip_keeps_values_labels_and_precision(panel, opened):
+    tree, _ = opened
+    values = values_of(panel)
+    posterior = tree["posterior"].to_dataset()
+    for name in POPULATION:
+        assert posterior[name].dtype == np.float64
+        np.testing.assert_array_equal(posterior[name], values[name])
+    for name in (*PDX_MODEL_LEVEL, *MOUSE_LEVEL):
+        assert posterior[name].dtype == np.float32
+        np.testing.assert_allclose(posterior[name], values[name], rtol=1e-6)
+    for name, dims in DIMS.items():
+        if name != "log_likelihood":
+            assert posterior[name].dims == ("chain", "draw", *dims)
+        for dim in dims:
+            assert tuple(map(str, posterior[dim].to_numpy())) == labels_of(panel, dim)
+    np.testing.assert_allclose(
+        posterior["effect"].sel(drug_type="LEE011 | CM"), values["effect"][..., 2], err_msg="found by its label"
+    )
+    assert tree.attrs["fit_key"] == "abc" and float(tree.attrs["loss_rate"]) == 0.02
+
+
+def test_groups_of_the_file(panel, opened):
+    tree, _ = opened
+    assert set(tree.children) == {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
+    stats = tree["sample_stats"].to_dataset()
+    assert set(stats.data_vars) == {"diverging", "tree_steps", "acceptance_rate", "energy", "lp"}
+    likelihood = tree["log_likelihood"]["curves"]
+    assert likelihood.dims == ("chain", "draw", "mouse")
+    assert list(likelihood["mouse"].to_numpy()) == list(panel.labels.mouse)
+    observed = tree["observed_data"].to_dataset()
+    np.testing.assert_allclose(observed["statistics"], panel.curves.statistics, rtol=1e-6)
+    np.testing.assert_array_equal(observed["num_measurements"], 2.0)
+    constant = tree["constant_data"].to_dataset()
+    np.testing.assert_array_equal(constant["pdx_model_type"], panel.pdx_model_type)
+    np.testing.assert_array_equal(constant["stopping_coefficient"], np.arange(4.0))
+
+
+def test_lp_is_minus_the_potential(panel):
+    rng = np.random.default_rng(1)
+    stats = {name: rng.uniform(size=(CHAINS, NUM_DRAWS)) for name in STATS}
+    np.testing.assert_array_equal(tree_of(panel)["sample_stats"]["lp"], -stats["potential_energy"])
+
+
+def test_the_installed_arviz_opens_it(panel, opened):
+    _, path = opened
+    with_arviz = arviz.from_netcdf(path)
+    posterior = with_arviz["posterior"]
+    np.testing.assert_array_equal(posterior["mu_effect"].to_numpy(), values_of(panel)["mu_effect"])
+    assert list(posterior["phi"].coords["class_pair"].to_numpy()) == ["CDK4/6 x PI3K"]
+    size = arviz.ess(with_arviz["posterior"].to_dataset() if hasattr(posterior, "to_dataset") else posterior)
+    assert np.isfinite(float(size["mu_effect"]))
+
+
+def test_sites_that_a_fit_has_not_are_left_out(panel):
+    values = values_of(panel)
+    fewer = {name: v for name, v in values.items() if name not in ("phi", "gamma", "effect_site", *MOUSE_LEVEL)}
+    posterior = tree_of(panel, fewer)["posterior"].to_dataset()
+    assert "phi" not in posterior and "class_pair" not in posterior.dims and "mouse" not in posterior.dims
+    draws = Draws(tree_of(panel, fewer), 5)
+    assert "phi" not in draws and "effect" in draws
+    assert draws.labels("class_pair") == []
+
+
+def test_draws_are_flat_over_chains_and_spread(panel):
+    tree, values = tree_of(panel), values_of(panel)
+    flat = {name: v.reshape(CHAINS * NUM_DRAWS, *v.shape[2:]) for name, v in values.items()}
+    every = Draws(tree, 12)
+    np.testing.assert_array_equal(every.get("effect"), flat["effect"])
+    few = Draws(tree, 3)
+    np.testing.assert_array_equal(few.get("mu_effect"), flat["mu_effect"][[0, 6, 11]])
+    assert few.size == 3 and few.get("phi").shape == (3, 1)
+    many = Draws(tree, 30)
+    np.testing.assert_array_equal(many.get("mu_effect"), flat["mu_effect"][np.arange(30) % 12])
+    assert every.labels("drug_type") == ["BYL719 | BRCA", "BYL719 | CM", "LEE011 | CM"]
+
+
+@pytest.mark.parametrize("size", range(1, 13))
+def test_no_draw_is_taken_twice_while_there_are_others(panel, size):
+    taken = Draws(tree_of(panel), size).get("mu_effect")
+    assert len(set(taken)) == size

@@ -1,0 +1,237 @@
+"""The whole path on a tiny table: run, what it leaves, reuse, simulate, report, and a fit that does not pass."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from vtrial import cli
+
+EXPERIMENT = """\
+name: tiny
+data:
+  path: table.csv
+  source: made for a test
+  synthetic: true
+  constants: {study: T, tumour_type: BRCA}
+fit: {svi_steps: 50}
+mice: {min_models: 3}
+trial:
+  visits: {every_days: 56, until_days: 224}
+  cohorts:
+    - tumour_type: BRCA
+      arms:
+        - name: trametinib 2 mg
+          drugs: {trametinib: {dose: 2 mg, repeat: 1 d}}
+          observed: [{subgroup: all, responders: 3, patients: 10, source: made up}]
+        - name: NA
+          drugs:
+            trametinib: {dose: 2 mg, repeat: 1 d}
+            alpelisib: {dose: 300 mg, repeat: 1 d}
+"""
+#: arm of the table -> fraction of growth removed
+ARMS = {"untreated": 0.0, "trametinib": 0.6, "BYL719": 0.5, "BYL719 + trametinib": 1.1}
+#: several commands in one process: what is compiled once serves them all; HOME is the folder of the first
+DRIVER = """\
+import contextlib, hashlib, io, json, logging, pathlib, sys
+from vtrial.cli import main
+
+def content():
+    files = (p for p in sorted(pathlib.Path(".").rglob("*")) if p.is_file() and "cache" not in p.parts)
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+told, home = [], "HOME"
+for arguments in json.loads(sys.argv[1]):
+    arguments = [one.replace("HOME", home) for one in arguments]
+    if arguments[0] == "remove":
+        pathlib.Path(arguments[1]).unlink()
+        continue
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    logging.getLogger("vtrial").handlers.clear()  # its handler holds the stderr of this command
+    told.append([code, out.getvalue(), err.getvalue(), content()])
+    home = told[0][1].splitlines()[-1] if told[0][1] else home
+print(json.dumps(told))
+"""
+ORR_COLUMNS = (
+    "arm,tumour_type,subgroup,endpoint,kind,num_patients,mean,sd,q05,q25,q50,q75,q95,"
+    "observed_responders,observed_patients,source"
+)
+FILES = {
+    "diagnostics.csv",
+    "experiment.yaml",
+    "manifest.json",
+    "mouse_response.csv",
+    "orr.csv",
+    "posterior.nc",
+    "report.html",
+    "figures/orr_forest.svg",
+    "figures/orr_forest.png",
+}
+
+
+class Told(NamedTuple):
+    """One command: exit code, what it printed, and the hash of every file after it."""
+
+    code: int
+    out: str
+    err: str
+    files: dict[str, str]
+
+
+def made_table(rng: np.random.Generator) -> str:
+    """Twelve mice of three PDX models, exponential growth with noise."""
+    lines = ["pdx_model,mouse,arm,day,volume_mm3"]
+    for model in range(3):
+        growth = 0.05 + 0.02 * model
+        for place, (arm, effect) in enumerate(ARMS.items()):
+            start, rate = rng.normal(5.3, 0.2), growth * (1.0 - effect) + rng.normal(0.0, 0.005)
+            for day in range(0, 29, 4):
+                volume = np.exp(start + rate * day + rng.normal(0.0, 0.1))
+                lines.append(f"PDX-{model},m{model}{place},{arm},{day},{volume:.1f}")
+    return "\n".join(lines) + "\n"
+
+
+def commands(folder: Path, *arguments: tuple[str, ...]) -> list[Told]:
+    """Run commands one after another in one fresh process, in `folder`; warnings are errors there too."""
+    paths = {
+        "PYTHONPATH": str(Path(cli.__file__).parent.parent),
+        "VTRIAL_CACHE": str(folder / "cache"),
+        # nothing here is long enough to be worth optimised code, which takes half a minute more to compile
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONWARNINGS": "error",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(arguments)],
+        capture_output=True, text=True, cwd=folder, env=os.environ | paths, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [Told(*one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.long
+def test_the_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(made_table(np.random.default_rng(0)))
+    (tmp_path / "exp.yaml").write_text(EXPERIMENT)
+    quick = ("run", "exp.yaml", "--quick")
+    first, again, other, fresh, same, fewer, refused, page, failed = commands(
+        tmp_path,
+        quick,
+        quick,
+        (*quick, "--set", "trial.seed=9"),
+        (*quick, "--out", "fresh"),
+        ("simulate", "HOME", "--json"),
+        ("simulate", "HOME", "--patients", "50", "--draws", "20", "--set", "trial.seed=4"),
+        ("simulate", "HOME", "--set", "fit.seed=8"),
+        ("remove", "HOME/report.html"),
+        ("report", "HOME"),
+        (*quick, "--set", "fit.gates.ess_bulk=1000000.0", "--out", "fresh"),
+    )
+    for told in (first, again, other, fresh, same, fewer, page):
+        assert told.code == 0, told.err
+    for told in (refused, failed):
+        assert "Traceback" not in told.err
+    home = tmp_path / first.out.splitlines()[-1]
+    folder = str(home.relative_to(tmp_path))
+    assert home.parent == tmp_path / "runs" / "tiny" and again.out == first.out
+    what_a_run_leaves(home, first)
+
+    # the same command again: the fit is not made anew, and every table has the same bytes
+    assert "is there already" in again.err and "warm-up" not in again.err
+    assert unchanged(again.files) == unchanged(first.files)
+    # another seed of the trial: another run, the same fit
+    second = tmp_path / other.out.splitlines()[-1]
+    manifest = json.loads((second / "manifest.json").read_text())
+    assert second.parent == home.parent and second != home and "warm-up" not in other.err
+    assert manifest["fit"]["reused_from"] == home.name
+    name = str(second.relative_to(tmp_path))
+    assert other.files[f"{name}/posterior.nc"] == first.files[f"{folder}/posterior.nc"]
+    assert other.files[f"{name}/orr.csv"] != first.files[f"{folder}/orr.csv"]
+    # a folder of the user's: nothing outside is reused, and equal seeds give equal bytes
+    assert "warm-up" in fresh.err
+    for file in ("orr.csv", "mouse_response.csv", "posterior.nc", "diagnostics.csv", "figures/waterfall.csv"):
+        assert fresh.files[f"fresh/{file}"] == first.files[f"{folder}/{file}"], file
+
+    # simulate leaves the files alone and, where nothing is changed, counts as the run did
+    assert same.files == fewer.files == refused.files == fresh.files
+    counts_as_the_run(json.loads(same.out), rows(home / "orr.csv"))
+    assert fewer.out.startswith("QUICK.\nSYNTHETIC DATA.\n") and "patients: 50" in fewer.out
+    assert refused.code == 2 and "the settings, table or priors of the fit have changed" in refused.err
+    # report writes the page again, and what it reads stays as it is
+    assert page.files.keys() == fresh.files.keys() and unchanged(page.files) == unchanged(fresh.files)
+    a_fit_that_does_not_pass(tmp_path / "fresh", failed)
+
+
+def unchanged(files: dict[str, str]) -> dict[str, str]:
+    """All but the files that tell times."""
+    return {
+        name: digest
+        for name, digest in files.items()
+        if Path(name).name not in {"manifest.json", "report.html", ".lock"}
+    }
+
+
+def what_a_run_leaves(home: Path, told: Told) -> None:
+    assert all((home / name).is_file() for name in FILES)
+    assert "QUICK RUN" in told.out and "SYNTHETIC DATA" in told.out and "GATES" not in told.out
+    assert (home / "orr.csv").read_text().splitlines()[0] == ORR_COLUMNS
+    orr = rows(home / "orr.csv")
+    assert {(row["arm"], row["kind"]) for row in orr} == {
+        (arm, kind) for arm in ("trametinib 2 mg", "NA") for kind in ("population", "predictive")
+    }
+    assert {row["source"] for row in orr} == {"quick; synthetic data", "quick; synthetic data; made up"}
+    nulls = {row["endpoint"] for row in orr if ":" in row["endpoint"]}
+    assert nulls == {f"confirmed_orr:{name}" for name in ("independent_action", "best_single", "bliss")}
+    assert all(0.0 <= float(row[name]) <= 1.0 for row in orr for name in ("mean", "q05", "q50", "q95"))
+    mice = rows(home / "mouse_response.csv")
+    assert list(mice[0]) == ["tumour_type", "arm", "num_models", "observed", "mean", "q05", "q95", "note"]
+    assert {row["arm"] for row in mice} == set(ARMS) and {row["num_models"] for row in mice} == {"3"}
+    manifest = json.loads((home / "manifest.json").read_text())
+    assert manifest["keys"]["run"] == home.name and manifest["fit"]["passed"] is True
+    assert {"device", "seeds", "inputs", "started", "mice", "trial"} <= set(manifest)
+    page = (home / "report.html").read_text()
+    head = page[: page.index("</header>")]
+    assert "synthetic data" in head and "quick run" in head and "DID NOT PASS" not in head
+    assert ">made up</li>" in page  # the source of the published counts, without the marks
+
+
+def counts_as_the_run(result: dict[str, Any], orr: list[dict[str, str]]) -> None:
+    assert result["marks"] == ["quick", "synthetic data"] and (result["draws"], result["patients"]) == (100, 500)
+    for found, row in zip(result["arms"], orr, strict=True):
+        for name, value in row.items():
+            if name in ("mean", "sd", "q05", "q25", "q50", "q75", "q95"):
+                # JSON holds 15 digits, CSV all of them
+                assert found[name] == pytest.approx(float(value), rel=1e-14, abs=1e-15)
+            else:
+                assert str("" if found[name] is None else found[name]) == value
+
+
+def a_fit_that_does_not_pass(home: Path, told: Told) -> None:
+    """Exit code 3, every file written, and the failure said first in each."""
+    assert told.code == 3 and told.out.startswith("THE FIT DID NOT PASS ITS GATES")
+    assert "warm-up" not in told.err
+    last = told.err.splitlines()[-1]
+    assert last.startswith("vtrial: error: the fit did not pass its gates: bulk ESS, population ")
+    assert all((home / name).is_file() for name in FILES)
+    assert all(row["source"].startswith("FIT DID NOT PASS ITS GATES; quick") for row in rows(home / "orr.csv"))
+    assert all(row["note"].startswith("FIT DID NOT PASS") for row in rows(home / "mouse_response.csv"))
+    assert json.loads((home / "manifest.json").read_text())["fit"]["passed"] is False
+    page = (home / "report.html").read_text()
+    assert "<title>FIT DID NOT PASS: tiny" in page
+    assert re.findall("<strong>(.{16})", page[page.index("<main>") :])[0] == "FIT DID NOT PASS"

@@ -1,0 +1,89 @@
+"""A synthetic twin of a panel: new PDX models under its single-agent arms, drawn from a fit's posterior predictive.
+
+No number of the table goes into the twin but through the population parameters of one posterior draw; its models have
+names of their own. It carries the shape of a panel that may not be passed on.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from vtrial.dataset import Dataset
+from vtrial.posterior import Draws
+from vtrial.predict import NUM_MEASUREMENTS, arms_of, log_volume, mouse_law
+from vtrial.stopping import StoppingRule, stay
+
+
+def synthetic_twin(
+    key: jax.Array,
+    draws: Draws,
+    dataset: Dataset,
+    stopping: StoppingRule,
+    *,
+    loss_rate: float,
+    min_models: int = 10,
+) -> pd.DataFrame:
+    """Canonical long table of synthetic mice: as many PDX models a tumour type and arm as the table has, a mouse each.
+
+    Parameters
+    ----------
+    key
+        Consumed.
+    draws
+        The first of these draws is the population that the twin is drawn from.
+    dataset
+        Gives the arms, and how many PDX models had each; combinations are left out.
+    stopping
+        When a mouse leaves.
+    loss_rate
+        1/day, of the fit.
+    min_models
+        Arms with fewer PDX models are left out.
+
+    Returns
+    -------
+    DataFrame
+        tumour_type, pdx_model, mouse, arm, day, volume_mm3 (0 where undetectable).
+    """
+    law = jax.tree.map(lambda x: x[0], mouse_law(draws))
+    types, drug_types = draws.labels("tumour_type"), draws.labels("drug_type")
+    arms = arms_of(dataset, min_models)
+    arms = arms[[len(dataset.arms[arm]) < 2 for arm in arms["arm"]]]
+    day = stopping.gap_days * jnp.arange(NUM_MEASUREMENTS, dtype=jnp.float32)
+    frames, number = [], 0
+    for tumour_type, group in arms.groupby("tumour_type", sort=True):
+        kind = types.index(str(tumour_type))
+        key, key_growth = jax.random.split(key)
+        count = int(group["num_models"].max())
+        z = jax.random.normal(key_growth, (count,), jnp.float32)
+        growth = jnp.exp(law.ln_growth_type[kind] + law.omega_ln_growth[kind] * z)
+        names = np.array([f"S-{number + i + 1:04d}" for i in range(count)])
+        number += count
+        for arm, size in zip(group["arm"], group["num_models"], strict=True):
+            key, key_effect, key_mouse, key_stop = jax.random.split(key, 4)
+            effect = jnp.zeros(size, jnp.float32)
+            for drug in dataset.arms[arm]:
+                index = drug_types.index(f"{drug} | {tumour_type}")
+                z = jax.random.normal(key_effect, (size,), jnp.float32)
+                effect = law.effect[index] + law.omega_effect[index] * z
+            measured = log_volume(key_mouse, law, growth[:size], effect, day, loss_rate)
+            kept = np.asarray(stay(key_stop, stopping, measured, day))
+            volume = np.exp(np.asarray(measured, np.float64)).round(1)
+            volume[volume <= dataset.detection_limit_mm3] = 0.0
+            mouse, visit = np.nonzero(kept)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "tumour_type": tumour_type,
+                        "pdx_model": names[mouse],
+                        "mouse": [f"{names[m]}-{arm}" for m in mouse],
+                        "arm": arm,
+                        "day": np.asarray(day)[visit].round().astype(int),
+                        "volume_mm3": volume[kept],
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)
