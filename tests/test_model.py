@@ -303,38 +303,52 @@ def _pairs(known, drugs) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ tests
 
 
+class Small(NamedTuple):
+    dataset: Dataset
+    panel: Panel
+    evidence: Evidence
+    points: list[Point]
+
+
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> tuple[Dataset, Panel]:
+def small(tmp_path_factory) -> Small:
+    """Every kind of cell, and evidence; seven points from one program."""
     dataset = table_of(tmp_path_factory.mktemp("small"), SMALL)
-    return dataset, build_panel(dataset, CLASSES, LOSS_RATE)
+    panel = build_panel(dataset, CLASSES, LOSS_RATE, [("A", "T1"), ("B", "OV")])
+    cell = panel.labels.drug_type.index
+    counts = (np.array([3.0]), np.array([9.0]), np.array([0.8]))
+    observed = (np.array([0.4]), np.array([0.1]))
+    at = (np.array([cell(name)], np.int32) for name in ("A | T1", "B | OV"))
+    evidence = Evidence(next(at), *counts, next(at), *observed)
+    with jax.enable_x64(True):
+        return Small(dataset, panel, evidence, points_of(panel, range(7), evidence))
 
 
 def test_priors_of_this_file_are_those_that_the_model_reads():
     assert set(PRIOR) == set(PRIORS)
 
 
-def assert_explicit(point: Point, dataset: Dataset, panel: Panel) -> None:
-    expected = explicit_log_density(dataset, panel, point.meaning) + point.ln_jacobian
+def assert_explicit(point: Point, dataset: Dataset, panel: Panel, extra: float = 0.0) -> None:
+    expected = explicit_log_density(dataset, panel, point.meaning) + point.ln_jacobian + extra
     # 1e-8 relative on a sum of about 150 terms that partly cancel, each from an ill-conditioned dense matrix
     np.testing.assert_allclose(point.log_density, expected, rtol=1e-8, atol=1e-6)
 
 
 def test_density_is_prior_times_likelihood_of_the_explicit_model(small):
-    dataset, panel = small
-    with jax.enable_x64(True):
-        points = points_of(panel, range(5))
-    for point in points:
-        assert_explicit(point, dataset, panel)
+    at, seen = (small.panel.labels.drug_type.index(name) for name in ("A | T1", "B | OV"))
+    for point in small.points:
+        mean, spread = point.meaning["effect"], point.meaning["omega_effect"]
+        share = stats.norm.sf(0.8, mean[at], spread[at])
+        evidence = 3 * np.log(share) + 6 * np.log1p(-share)
+        evidence += stats.norm.logpdf(0.4, mean[seen], np.hypot(spread[seen], 0.1))
+        assert_explicit(point, small.dataset, small.panel, evidence)
 
 
 def test_effect_behind_a_combination_is_drawn_given_its_lone_mouse(small):
     """Its z is standard normal given the curve: the site is the dense Gaussian conditional of rho at that quantile."""
-    dataset, panel = small
-    labels = panel.labels
-    with jax.enable_x64(True):
-        (point,) = points_of(panel, [7])
+    dataset, labels, point = small.dataset, small.panel.labels, small.points[0]
     p, z = point.meaning, point.sites["effect_site_z"]
-    mice = mice_of(dataset, panel, p)
+    mice = mice_of(dataset, small.panel, p)
     for name, key in {"M1 | A": "S/a1", "M1 | B": "S/b1", "M3 | C": "S/cc3", "M3 | A": None}.items():
         cell = f"{name.split(' | ')[1]} | {'T1' if 'M1' in name else 'T2'}"
         x, at = labels.pdx_model_drug.index(name), labels.drug_type.index(cell)
@@ -361,9 +375,7 @@ def test_density_without_combinations(tmp_path):
 
 def test_log_likelihood_of_a_mouse_is_the_density_of_its_curve(small):
     """Per mouse: the curve given the population, its PDX model's growth, and the effects that are explicit."""
-    dataset, panel = small
-    with jax.enable_x64(True):
-        (point,) = points_of(panel, [2])
+    dataset, panel, point = small.dataset, small.panel, small.points[1]
     mouse = mice_of(dataset, panel, point.meaning)["S/c1"]
     expected = stats.multivariate_normal.logpdf(mouse.measured, mouse.mean, mouse.covariance)
     found = point.derived["log_likelihood"][panel.labels.mouse.index("S/c1")]
@@ -383,17 +395,49 @@ CENSORED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("slope", "low"),
-    # hidden volumes at the end of a control, of a curve whose effect is integrated out, and of a combination
-    [
-        ({"c1": -0.12, "a2": -0.16, "ab1": -0.27}, {"c1": 2, "a2": 3, "ab1": 4}),
-        ({"c1": -0.10, "a2": -0.10, "ab1": 0.0}, {"c1": 2, "a2": 2, "ab1": 1}),
-    ],
-    ids=["likely", "far in the tail"],
-)
-def test_censored_density_is_the_probability_below_the_limit(tmp_path, slope, low):
+#: hidden volumes at the end of a control, of a curve whose effect is integrated out, and of a combination; and slopes
+HIDDEN = {
+    "likely": ({"c1": 2, "a2": 3, "ab1": 4}, {"c1": -0.12, "a2": -0.16, "ab1": -0.27}),
+    "far in the tail": ({"c1": 2, "a2": 2, "ab1": 1}, {"c1": -0.10, "a2": -0.10, "ab1": 0.0}),
+}
+
+
+@pytest.fixture(scope="module")
+def hidden_likelihoods():
+    """Function of (points u, arrays): log likelihoods of the censored mice [num, 3], and what the sites mean."""
+    compiled = {}
+
+    def evaluate(panel: Panel, u: np.ndarray):
+        arrays = arrays_of(panel)
+        if not compiled:
+            model = build_model(panel, prior())
+
+            def known(arrays, sites, u):
+                found = handlers.trace(handlers.substitute(model, {**sites, "censored_u": u})).get_trace(arrays)
+                return {name: site["value"] for name, site in found.items() if site["type"] != "plate"}
+
+            @jax.jit
+            def both(arrays, points):
+                trace = handlers.trace(handlers.seed(model, jax.random.key(3))).get_trace(arrays)
+                sites = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+                sites |= {"ln_growth": jnp.full(2, np.log(0.05)), "ln_sigma": jnp.full(6, np.log(0.25))}
+                sites |= {"omega_intercept": jnp.asarray(0.3), "mu_intercept": jnp.asarray(5.4)}
+
+                def likelihood(u):
+                    return known(arrays, sites, u)["log_likelihood"][arrays.censored.mouse]
+
+                return jax.lax.map(likelihood, points), known(arrays, sites, points[0])
+
+            compiled["both"] = both
+        return jax.tree.map(np.asarray, compiled["both"](arrays, jnp.asarray(u)))
+
+    return evaluate
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_censored_density_is_the_probability_below_the_limit(tmp_path, hidden_likelihoods, where):
     """Averaged over its uniforms, the sequential density is the normal orthant probability of the dense conditional."""
+    low, slope = HIDDEN[where]
     dataset = table_of(tmp_path, CENSORED, low, slope)
     panel = build_panel(dataset, CLASSES, LOSS_RATE)
     order = [panel.labels.mouse[i] for i in panel.censored.mouse]
@@ -401,30 +445,16 @@ def test_censored_density_is_the_probability_below_the_limit(tmp_path, slope, lo
     # Sobol points in 3 x 4 dimensions; eight scrambles tell the error of their mean
     points = np.stack([stats.qmc.Sobol(12, rng=np.random.default_rng(s)).random(8192) for s in range(8)])
     with jax.enable_x64(True):
-        model, arrays = build_model(panel, prior()), arrays_of(panel)
-        changes = {"ln_growth": np.full(2, np.log(0.05)), "ln_sigma": np.full(6, np.log(0.25))}
-        (point,) = points_of(panel, [3], **changes, omega_intercept=np.asarray(0.3))
-        fixed = {name: jnp.asarray(value) for name, value in point.sites.items()}
-
-        @jax.jit
-        def likelihoods(points):
-            def one(u):
-                sites = handlers.trace(handlers.substitute(model, {**fixed, "censored_u": u})).get_trace(arrays)
-                return sites["log_likelihood"]["value"][jnp.asarray(panel.censored.mouse)]
-
-            return jax.lax.map(one, points)
-
-        found = np.asarray(likelihoods(jnp.asarray(points).reshape(-1, 3, 4))).reshape(8, 8192, 3)
-    p = point.meaning
+        found, p = hidden_likelihoods(panel, points.reshape(-1, 3, 4))
     mice = mice_of(dataset, panel, p)
     for q, key in enumerate(order):
-        most = found[:, :, q].max()
-        each = np.exp(found[:, :, q] - most).mean(1)
+        most = found[:, q].max()
+        each = np.exp(found[:, q] - most).reshape(8, -1).mean(1)
         error = each.std(ddof=1) / np.sqrt(8) / each.mean()
         expected = _censored_log_density(mice[key], *_effect_of(panel, p, key))
         # five standard errors of the average, and 1e-4 for scipy's own orthant probability
         assert abs(most + np.log(each.mean()) - expected) < 5 * error + 1e-4, (key, expected, error)
-        assert error < 0.02, "the check means something"
+        assert error < 0.1, "the check means something; for the control it is 1e-4"
 
 
 def _effect_of(panel: Panel, p, key: str) -> tuple[float, float]:
@@ -511,19 +541,3 @@ def test_evidence_density_is_that_of_scipy():
     spread = np.hypot(omega[[1, 3]], evidence.effect_se)
     expected = counts.sum() + stats.norm.logpdf(evidence.effect, effect[[1, 3]], spread).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)
-
-
-def test_evidence_adds_its_density_to_the_model(small):
-    dataset, _ = small
-    panel = build_panel(dataset, CLASSES, LOSS_RATE, [("A", "T1"), ("B", "OV")])
-    cell = panel.labels.drug_type.index
-    evidence = Evidence(
-        np.array([cell("A | T1")], np.int32), np.array([3.0]), np.array([9.0]), np.array([1.0]),
-        np.array([cell("B | OV")], np.int32), np.array([0.4]), np.array([0.1]),
-    )  # fmt: skip
-    with jax.enable_x64(True):
-        (point,) = points_of(panel, [4], evidence)
-        without, _ = log_density(build_model(panel, prior()), (arrays_of(panel),), {}, point.sites)
-        numbers = jax.tree.map(jnp.asarray, evidence)
-        expected = evidence_density(numbers, *(jnp.asarray(point.derived[n]) for n in ("effect", "omega_effect")))
-    np.testing.assert_allclose(point.log_density - without, expected, rtol=1e-9)

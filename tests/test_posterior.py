@@ -9,7 +9,7 @@ import xarray as xr
 from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
 from vtrial.panel import Panel, build_panel
-from vtrial.posterior import DIMS, MOUSE_LEVEL, PDX_MODEL_LEVEL, POPULATION, Draws, to_datatree
+from vtrial.posterior import DIMS, PDX_MODEL_LEVEL, POPULATION, Draws, to_datatree
 from vtrial.store import RunFolder
 
 TABLE = """\
@@ -35,14 +35,22 @@ def panel(tmp_path_factory) -> Panel:
 
 
 def labels_of(panel: Panel, dim: str) -> tuple[str, ...]:
-    return ("intercept", "rate", "waning") if dim == "term" else getattr(panel.labels, dim)
+    return getattr(panel.labels, dim)
+
+
+def cells_of(panel: Panel) -> dict[str, np.ndarray]:
+    """What the fit integrates out, of three of the draws."""
+    rng, num_mice = np.random.default_rng(2), len(panel.labels.mouse)
+    shapes = {"effect": (3, num_mice), "ln_sigma": (3, num_mice), "coefficient": (3, num_mice, 3)}
+    drawn = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return {"index": np.array([0, 6, 11]), **drawn}
 
 
 def values_of(panel: Panel) -> dict[str, np.ndarray]:
     """Every site with draws of its own, chain 1 after chain 0."""
     rng = np.random.default_rng(0)
     values = {}
-    for name in (*POPULATION, *PDX_MODEL_LEVEL, *MOUSE_LEVEL, "log_likelihood"):
+    for name in (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood"):
         shape = (len(labels_of(panel, dim)) for dim in DIMS.get(name, ()))
         values[name] = rng.normal(size=(CHAINS, NUM_DRAWS, *shape))
     return values
@@ -52,7 +60,7 @@ def tree_of(panel: Panel, values=None) -> xr.DataTree:
     rng = np.random.default_rng(1)
     stats = {name: rng.uniform(size=(CHAINS, NUM_DRAWS)) for name in STATS}
     attributes = {"loss_rate": 0.02, "fit_key": "abc", "synthetic": 0}
-    return to_datatree(panel, values or values_of(panel), stats, attributes, np.arange(4.0))
+    return to_datatree(panel, values or values_of(panel), stats, cells_of(panel), attributes, np.arange(4.0))
 
 
 @pytest.fixture
@@ -71,14 +79,14 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
     for name in POPULATION:
         assert posterior[name].dtype == np.float64
         np.testing.assert_array_equal(posterior[name], values[name])
-    for name in (*PDX_MODEL_LEVEL, *MOUSE_LEVEL):
+    for name in PDX_MODEL_LEVEL:
         assert posterior[name].dtype == np.float32
         np.testing.assert_allclose(posterior[name], values[name], rtol=1e-6)
     for name, dims in DIMS.items():
-        if name != "log_likelihood":
-            assert posterior[name].dims == ("chain", "draw", *dims)
+        group = tree["log_likelihood"]["curves"] if name == "log_likelihood" else posterior[name]
+        assert group.dims == ("chain", "draw", *dims)
         for dim in dims:
-            assert tuple(map(str, posterior[dim].to_numpy())) == labels_of(panel, dim)
+            assert tuple(map(str, group[dim].to_numpy())) == labels_of(panel, dim)
     np.testing.assert_allclose(
         posterior["effect"].sel(drug_type="LEE011 | CM"), values["effect"][..., 2], err_msg="found by its label"
     )
@@ -87,7 +95,8 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
 
 def test_groups_of_the_file(panel, opened):
     tree, _ = opened
-    assert set(tree.children) == {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
+    groups = {"posterior", "cells", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
+    assert set(tree.children) == groups
     stats = tree["sample_stats"].to_dataset()
     assert set(stats.data_vars) == {"diverging", "tree_steps", "acceptance_rate", "energy", "lp"}
     likelihood = tree["log_likelihood"]["curves"]
@@ -99,6 +108,14 @@ def test_groups_of_the_file(panel, opened):
     constant = tree["constant_data"].to_dataset()
     np.testing.assert_array_equal(constant["pdx_model_type"], panel.pdx_model_type)
     np.testing.assert_array_equal(constant["stopping_coefficient"], np.arange(4.0))
+    cells = tree["cells"].to_dataset()
+    assert cells["coefficient"].dims == ("cell_draw", "mouse", "term") and cells["effect"].dims == (
+        "cell_draw",
+        "mouse",
+    )
+    assert list(cells["term"].to_numpy()) == ["intercept", "rate", "waning"]
+    for name, written in cells_of(panel).items():
+        np.testing.assert_array_equal(cells[name], written)
 
 
 def test_lp_is_minus_the_potential(panel):
@@ -119,7 +136,7 @@ def test_the_installed_arviz_opens_it(panel, opened):
 
 def test_sites_that_a_fit_has_not_are_left_out(panel):
     values = values_of(panel)
-    fewer = {name: v for name, v in values.items() if name not in ("phi", "gamma", "effect_site", *MOUSE_LEVEL)}
+    fewer = {name: v for name, v in values.items() if name not in ("phi", "gamma", "effect_site")}
     posterior = tree_of(panel, fewer)["posterior"].to_dataset()
     assert "phi" not in posterior and "class_pair" not in posterior.dims and "mouse" not in posterior.dims
     draws = Draws(tree_of(panel, fewer), 5)

@@ -425,8 +425,8 @@ def test_a_failed_fit_says_so_first():
         {"name": "divergences", "limit": 0.001, "value": 0.0, "passed": True},
     ]
     words = " ".join(Page(build_report(made_up_inputs(gates=gates))).text.split())
-    body = words[words.index("This fit failed") :]
-    assert words.index("This fit failed") < words.index("Virtual trial")
+    body = words[words.index("FIT DID NOT PASS: this fit failed") :]
+    assert words.index("FIT DID NOT PASS") < words.index("Virtual trial")
     assert "R-hat: 1.31, limit 1.01" in body.split("Virtual trial")[0]
     assert "The fit passed" not in words
 

@@ -86,21 +86,21 @@ def variational_start(
     and compile thousands of latents (measured), this a few seconds.
     """
     optimiser = optax.adam(optax.cosine_decay_schedule(0.03, num_steps, alpha=0.01))
-    # one flat vector: thirty sites would be thirty generators and thirty optimisers to compile
     flat, unravel = ravel_pytree(guess)
 
     def loss(parameters, noise, arrays):
         mean, log_scale = parameters
-        z = unravel(mean + jnp.exp(log_scale) * noise)
-        return potential_energy(model, (arrays,), {}, z) - jnp.sum(log_scale)
+        z = jax.tree.map(lambda m, s, e: m + jnp.exp(s) * e, mean, log_scale, noise)
+        return potential_energy(model, (arrays,), {}, z) - sum(jnp.sum(s) for s in jax.tree.leaves(log_scale))
 
     @jax.jit
-    def optimise(key, flat, arrays):
-        parameters = (flat, jnp.full_like(flat, -3.0))
+    def optimise(key, guess, arrays):
+        parameters = (guess, jax.tree.map(lambda v: jnp.full_like(v, -3.0), guess))
 
         def step(carry, key):
             parameters, state = carry
-            noise = jax.random.normal(key, flat.shape, flat.dtype)
+            # one generator for all sites, kept out of the kernels that read a piece of it: else each makes its own
+            noise = unravel(jax.lax.optimization_barrier(jax.random.normal(key, flat.shape, flat.dtype)))
             value, slope = jax.value_and_grad(loss)(parameters, noise, arrays)
             # a single wild sample must not throw the optimiser off for good
             slope = jax.tree.map(lambda g: jnp.clip(jnp.nan_to_num(g), -1e4, 1e4), slope)
@@ -109,14 +109,14 @@ def variational_start(
 
         carry = (parameters, optimiser.init(parameters))
         (parameters, _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
-        return *parameters, losses
+        return parameters, losses
 
-    mean, log_scale, losses = optimise(key, flat, arrays)
+    (mean, log_scale), losses = optimise(key, guess, arrays)
     if not np.isfinite(np.asarray(losses[-1])):
         raise VtrialError(
             "the variational start diverged: its loss is not finite; check the priors and units of the table"
         )
-    return Start(unravel(mean), unravel(jnp.exp(log_scale)), np.asarray(losses))
+    return Start(mean, jax.tree.map(jnp.exp, log_scale), np.asarray(losses))
 
 
 class Sampler(NamedTuple):
@@ -328,7 +328,7 @@ def fit(
     )
     states = initial_state(key_chains, sampler, start, arrays, config.chains)
     run = block_runner(sampler, config.chains, devices)
-    total = config.warmup + config.draws
+    total = config.warmup + config.draws * config.thin
     done, blocks = 0, []
     # blocks of one length compile once; warm-up and draws share them and are told apart at the end
     for _, block in sample_blocks(run, states, arrays, total, config.block):
@@ -336,9 +336,13 @@ def fit(
         blocks.append(block)
         progress("warm-up" if done <= config.warmup else "draws", done, total)
     clock.append(time.perf_counter())
-    keep = slice(config.warmup, None)
+    keep = slice(config.warmup + config.thin - 1, None, config.thin)
     draws = {k: np.concatenate([b.draws[k] for b in blocks], axis=1)[:, keep] for k in blocks[0].draws}
-    stats = {k: np.concatenate([b.stats[k] for b in blocks], axis=1)[:, keep] for k in blocks[0].stats}
+    stats = {k: np.concatenate([b.stats[k] for b in blocks], axis=1)[:, config.warmup :] for k in blocks[0].stats}
+    # a divergence between two kept draws counts with the second
+    diverging = stats["diverging"].reshape(config.chains, config.draws, config.thin).any(axis=-1)
+    stats = {k: v[:, config.thin - 1 :: config.thin] for k, v in stats.items()}
+    stats["diverging"] = np.asarray(diverging)
     constrained = constrain(model, arrays, draws, sites)
     clock.append(time.perf_counter())
     stages = ["start", "sample", "constrain"]

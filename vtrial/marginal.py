@@ -135,3 +135,63 @@ class LinearGaussianMarginal(dist.Distribution):
             - 0.5 * residual / jnp.square(self.sigma)
             - 0.5 * self.num_measurements * math.log(2.0 * math.pi)
         )
+
+
+class GroupedNormal(dist.Distribution):
+    """Normal values that share the normal deviation of their group, which is integrated out.
+
+    ``x_d = loc + a_group(d) + b_d`` with ``a ~ Normal(0, between)`` and ``b ~ Normal(0, within)``: within a group of n
+    values the covariance is compound symmetric, so that determinant and inverse are closed forms of the group's sums.
+
+    Parameters
+    ----------
+    loc, between, within : []
+        Mean, SD between groups, SD within.
+    group : [D] int
+        Group of each value.
+    num_groups : int
+        Number of groups.
+    """
+
+    arg_constraints = {"loc": constraints.real, "between": constraints.positive, "within": constraints.positive}
+
+    def __init__(self, loc, between, within, group, num_groups: int, *, validate_args=None):
+        self.loc, self.between, self.within, self.group, self.num_groups = loc, between, within, group, num_groups
+        super().__init__((), (group.shape[0],), validate_args=validate_args)
+
+    @property
+    def support(self):
+        """Real vectors."""
+        return constraints.real_vector
+
+    @property
+    def mean(self):
+        """Mean of every value, [D]."""
+        return jnp.broadcast_to(self.loc, self.event_shape)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()):
+        """Draw values [*sample_shape, D]."""
+        key_group, key_value = jax.random.split(key)
+        shared = self.between * jax.random.normal(key_group, (*sample_shape, self.num_groups))
+        own = self.within * jax.random.normal(key_value, (*sample_shape, *self.event_shape))
+        return self.loc + shared[..., self.group] + own
+
+    def _sums(self, value):
+        members = jnp.zeros(self.num_groups).at[self.group].add(1.0)
+        total = jnp.zeros(self.num_groups).at[self.group].add(value - self.loc)
+        return members, total
+
+    def log_prob(self, value: Any, intermediates: Any = None):
+        """Log density of all values together, []."""
+        members, total = self._sums(value)
+        within, between = self.within**2, self.between**2
+        spread = within + members * between
+        quadratic = jnp.sum((value - self.loc) ** 2) / within - jnp.sum(total**2 * between / (within * spread))
+        log_det = (self.event_shape[0] - self.num_groups) * jnp.log(within) + jnp.sum(jnp.log(spread))
+        return -0.5 * (quadratic + log_det + self.event_shape[0] * math.log(2.0 * math.pi))
+
+    def group_given(self, value):
+        """Mean and SD of ``loc + a`` of every group given its values, [num_groups] each."""
+        members, total = self._sums(value)
+        precision = members / self.within**2 + 1.0 / self.between**2
+        return self.loc + total / self.within**2 / precision, 1.0 / jnp.sqrt(precision)

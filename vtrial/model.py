@@ -27,7 +27,7 @@ from jax.scipy.stats import norm
 
 from vtrial.evidence import Evidence
 from vtrial.growth import REFERENCE_DAYS
-from vtrial.marginal import LinearGaussianMarginal, Whitened
+from vtrial.marginal import GroupedNormal, LinearGaussianMarginal, Whitened
 from vtrial.panel import Censored, Combinations, Curves, Panel, Sites
 from vtrial.treatment import combine
 
@@ -66,7 +66,7 @@ def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
 
 def _population(labels, prior: Mapping[str, dist.Distribution], arrays: ModelArrays):
     """Sample the population level; returns what the mice need."""
-    num_types, num_classes, num_drugs = len(labels.tumour_type), len(labels.drug_class), len(labels.drug)
+    num_types, num_classes = len(labels.tumour_type), len(labels.drug_class)
 
     mu = sample("mu_ln_growth", prior["growth.mouse.ln_rate"])
     between = sample("omega_ln_growth_type", prior["growth.mouse.between_types"])
@@ -81,15 +81,12 @@ def _population(labels, prior: Mapping[str, dist.Distribution], arrays: ModelArr
     omega_type = sample("omega_effect_type", prior["classes.default.between_types"])
     # drugs with the class integrated out, then the class given its drugs: the two spreads trade with each other, and
     # the curves know the drugs
-    belongs = jax.nn.one_hot(arrays.drug_class, num_classes)
-    covariance = omega_class**2 * belongs @ belongs.T + omega_drug**2 * jnp.eye(num_drugs)
-    effect_drug = sample("effect_drug", dist.MultivariateNormal(jnp.full(num_drugs, mu_effect), covariance))
-    members = jnp.sum(belongs, axis=0)
-    precision = members / omega_drug**2 + 1.0 / omega_class**2
-    shift = belongs.T @ (effect_drug - mu_effect) / omega_drug**2 / precision
+    drugs = GroupedNormal(mu_effect, omega_class, omega_drug, arrays.drug_class, num_classes)
+    effect_drug = sample("effect_drug", drugs)
+    class_mean, class_scale = drugs.group_given(effect_drug)
     with numpyro.plate("drug_class", num_classes):
         class_z = sample("effect_class_z", dist.Normal(0.0, 1.0))
-    deterministic("effect_class", mu_effect + shift + class_z / jnp.sqrt(precision))
+    deterministic("effect_class", class_mean + class_scale * class_z)
     mu_spread = sample("mu_ln_omega_effect", prior["classes.default.ln_between_models"])
     spread = sample("omega_ln_omega_effect", prior["classes.default.ln_between_models_spread"])
     with numpyro.plate("drug_type", len(labels.drug_type)):

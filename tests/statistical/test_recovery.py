@@ -1,0 +1,129 @@
+"""Recovery: a panel simulated from known truths, fitted with the shipped priors; intervals hold the truths."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from vtrial.config import FitConfig
+from vtrial.dataset import read_dataset
+from vtrial.diagnostics import arviz
+from vtrial.inference import fit
+from vtrial.model import arrays_of, build_model
+from vtrial.model_format import PRIORS
+from vtrial.panel import build_panel
+from vtrial.priors import load_priors
+
+pytestmark = pytest.mark.slow
+
+LOSS_RATE = 0.02
+REFERENCE_DAYS = 28.0
+DAYS = np.arange(0.0, 50.0, 4.0)
+CLASSES = {"A": "MEK", "B": "MEK", "C": "PI3K", "D": "PI3K", "E": "CDK", "F": "CDK"}
+TRUTH = dict(
+    mu_intercept=5.4,
+    omega_intercept=0.25,
+    omega_mouse=0.22,
+    omega_curvature=0.6,
+    curvature_correlation=-0.3,
+    loss=0.4,
+    slowing=0.15,
+    mu_ln_sigma=-2.0,
+    omega_ln_sigma=0.4,
+    omega_combination=0.2,
+)
+PHI, GAMMA = 0.5, 0.1
+MODELS = {"T1": 20, "T2": 20}
+
+
+def simulate(rng: np.random.Generator) -> tuple[dict[str, float], list[str]]:
+    """Truths by "site[label]", and the lines of a table of 40 models x (control, six drugs, A + C)."""
+    truth, lines = dict(TRUTH), ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    waning = DAYS - (1 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE
+    bend = 1 - (1 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
+    centre = {"A": 0.8, "B": 0.7, "C": 0.4, "D": 0.3, "E": 0.2, "F": 0.5}
+    number = 0
+    for kind, ln_growth in (("T1", np.log(0.05)), ("T2", np.log(0.07))):
+        truth |= {f"ln_growth_type[{kind}]": ln_growth, f"omega_ln_growth[{kind}]": 0.45}
+        for drug in CLASSES:
+            mean = centre[drug] + 0.1 * rng.normal()
+            truth |= {f"effect[{drug} | {kind}]": mean, f"omega_effect[{drug} | {kind}]": 0.3}
+        for _ in range(MODELS[kind]):
+            model, number = f"M{number:02d}", number + 1
+            growth = np.exp(ln_growth + 0.45 * rng.normal())
+            truth[f"ln_growth[{model}]"] = np.log(growth)
+            rho = {drug: truth[f"effect[{drug} | {kind}]"] + 0.3 * rng.normal() for drug in CLASSES}
+            a, c = rho["A"], rho["C"]
+            truth |= {f"effect_site[{model} | A]": a, f"effect_site[{model} | C]": c}
+            share = 1 / (1 + np.exp((c - a) / 0.05))
+            other = share * np.logaddexp(0, c / 0.05) + (1 - share) * np.logaddexp(0, a / 0.05)
+            joint = share * a + (1 - share) * c + PHI * 0.05 * other + GAMMA
+            cells = {"untreated": 0.0, **rho, "A + C": joint + TRUTH["omega_combination"] * rng.normal()}
+            for arm, effect in cells.items():
+                rate, rest = rng.normal(size=2)
+                correlation = TRUTH["curvature_correlation"]
+                curve = TRUTH["omega_curvature"] * (correlation * rate + np.sqrt(1 - correlation**2) * rest)
+                start = TRUTH["mu_intercept"] + TRUTH["omega_intercept"] * rng.normal()
+                own = TRUTH["omega_mouse"] * rate * DAYS + curve * (waning - bend * DAYS)
+                course = (1 - effect) * DAYS + (TRUTH["loss"] * effect - TRUTH["slowing"]) * waning
+                sigma = np.exp(TRUTH["mu_ln_sigma"] + TRUTH["omega_ln_sigma"] * rng.normal())
+                volume = np.exp(start + growth * (course + own) + sigma * rng.normal(size=len(DAYS)))
+                lines += [
+                    f"S,{kind},{model},{model}-{arm},{arm},{d:g},{v:.6g}" for d, v in zip(DAYS, volume, strict=True)
+                ]
+    return truth, lines
+
+
+def test_truths_lie_inside_their_intervals(tmp_path):
+    truth, lines = simulate(np.random.default_rng(20))
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    dataset = read_dataset(path)
+    panel = build_panel(dataset, CLASSES, LOSS_RATE)
+    config = FitConfig(chains=2, warmup=300, draws=400, block=100, svi_steps=1000, max_tree_depth=7)
+    dims = {
+        "ln_growth_type": "tumour_type",
+        "omega_ln_growth": "tumour_type",
+        "effect": "drug_type",
+        "omega_effect": "drug_type",
+        "ln_growth": "pdx_model",
+        "effect_site": "pdx_model_drug",
+    }
+    sites = (*TRUTH, *dims, "phi", "gamma")
+    with jax.enable_x64(True):
+        model = build_model(panel, load_priors().distributions(PRIORS))
+        result = fit(
+            jax.random.key(21), model, arrays_of(panel), {"ln_growth": jnp.asarray(panel.initial_growth)}, config,
+            sites, lambda *_: None, jax.devices("cpu"), collective=("ln_growth",),
+        )  # fmt: skip
+    assert result.stats["diverging"].mean() < 0.01
+    draws = {}
+    for name, value in result.values.items():
+        for i in range(value.shape[2]) if value.ndim == 3 else [None]:
+            if i is None:
+                draws[name] = value
+            elif name in dims:
+                draws[f"{name}[{getattr(panel.labels, dims[name])[i]}]"] = value[..., i]
+    assert set(truth) <= set(draws)
+    size = {name: float(arviz.ess(draws[name])) for name in truth}
+    assert min(size.values()) > 40, min(size, key=size.get)
+
+    rank = {name: np.mean(draws[name] < value) for name, value in truth.items()}
+    # what was drawn anew for each model, and what governs all: each set covers at its rate
+    models = [name for name in truth if name.startswith(("ln_growth[", "effect_site["))]
+    governing = [name for name in truth if name not in models]
+    for chosen in (models, governing):
+        missed = [name for name in chosen if not 0.025 < rank[name] < 0.975]
+        # misses of one panel hang together: half as many independent ones, 99.9 % of Binomial(n / 2, 0.05)
+        assert len(missed) <= 2 * stats.binom.ppf(0.999, len(chosen) // 2, 0.05), missed
+    # none is lost: 4.5 posterior SDs away
+    for name, value in truth.items():
+        assert abs(draws[name].mean() - value) < 4.5 * draws[name].std(), name
+    # phi and gamma trade with each other: their sum at the median effect of the weaker drug is what the curves know
+    single = np.array([[truth[f"effect_site[M{m:02d} | {drug}]"] for drug in "AC"] for m in range(40)])
+    weaker = np.median(single.min(axis=1))
+    together = (result.values["phi"] * weaker + result.values["gamma"])[..., 0]
+    assert abs(together.mean() - (PHI * weaker + GAMMA)) < 4 * together.std() and together.std() < 0.15

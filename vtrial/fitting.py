@@ -1,0 +1,119 @@
+"""The fit stage: a panel of curves -> `posterior.nc`, `diagnostics.csv` and the verdict of the gates."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vtrial.devices import Kind, devices_for, fit_kind
+from vtrial.diagnostics import check_gates, summarise
+from vtrial.errors import InputError
+from vtrial.evidence import evidence_arrays
+from vtrial.inference import fit, mouse_draws
+from vtrial.inputs import Inputs
+from vtrial.model import arrays_of, build_model
+from vtrial.model_format import PRIORS
+from vtrial.panel import build_panel
+from vtrial.posterior import NUM_CELL_DRAWS, PDX_MODEL_LEVEL, POPULATION, spread_evenly, to_datatree
+from vtrial.progress import Progress
+from vtrial.stopping import fit_stopping_rule
+from vtrial.store import RunFolder
+
+LOG = logging.getLogger("vtrial")
+
+
+def fit_stage(
+    inputs: Inputs, folder: RunFolder, device: Kind, progress: Progress, reuse_from: Path | None
+) -> dict[str, Any]:
+    """Fit, unless the folder or another run below `reuse_from` holds a posterior of the same fit key."""
+    manifest = folder.manifest()
+    before = manifest.get("fit", {})
+    if before.get("key") == inputs.fit_key and folder.has_posterior():
+        LOG.info("the fit of key %s is there already", inputs.fit_key)
+        return _regated(inputs, folder, before)
+    if reuse_from is not None and (found := _fit_of_key(reuse_from, inputs.fit_key, folder.path)):
+        LOG.info("the fit of key %s is taken from %s", inputs.fit_key, found.path.name)
+        with found.open_posterior() as tree:
+            folder.write_posterior(tree.load(), keep_float64=POPULATION)
+        entry = {**found.manifest()["fit"], "reused_from": found.path.name}
+        return _regated(inputs, folder, entry)
+
+    experiment, config = inputs.experiment, inputs.experiment.fit
+    begun = time.perf_counter()
+    cells = list(zip(inputs.evidence["drug"], inputs.evidence["tumour_type"], strict=True))
+    panel = build_panel(inputs.dataset, inputs.drug_class, config.loss_rate, cells)
+    evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
+    stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
+    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood")
+    chosen = devices_for(fit_kind(device))
+    with jax.enable_x64(True), jax.default_device(chosen[0]):
+        arrays = arrays_of(panel, evidence)
+        prior = inputs.priors.distributions(PRIORS)
+        model = build_model(panel, prior)
+        first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
+        result = fit(jax.random.key(config.seed), model, arrays, first, config, sites, progress, chosen, ("ln_growth",))
+        progress("mice and cells", 0, 1)
+        index = spread_evenly(min(NUM_CELL_DRAWS, config.chains * config.draws), config.chains * config.draws)
+        chosen_draws = {k: v.reshape(-1, *v.shape[2:])[index] for k, v in result.draws.items()}
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        within = mouse_draws(key, build_model(panel, prior, mouse_level=True), arrays, chosen_draws)
+    cells_kept = {"index": index, "effect": within.effect}
+    if config.mouse_level:
+        ln_sigma = chosen_draws["ln_sigma"].astype(np.float32)
+        cells_kept |= {"coefficient": within.coefficient, "ln_sigma": ln_sigma}
+    attributes = {
+        "experiment": experiment.name,
+        "fit_key": inputs.fit_key,
+        "loss_rate": config.loss_rate,
+        "detection_limit_mm3": inputs.dataset.detection_limit_mm3,
+        "stopping_gap_days": stopping.gap_days,
+        "synthetic": int(experiment.data.synthetic),
+        "quick": int(experiment.is_quick),
+    }
+    tree = to_datatree(panel, result.values, result.stats, cells_kept, attributes, np.asarray(stopping.coefficient))
+    progress("diagnostics", 0, 1)
+    summary = summarise(tree["posterior"].to_dataset())
+    gates = check_gates(summary, tree, config)
+    folder.write_posterior(tree, keep_float64=POPULATION)
+    folder.write_csv("diagnostics.csv", summary)
+    entry = {
+        "key": inputs.fit_key,
+        "passed": all(gate["passed"] for gate in gates),
+        "gates": gates,
+        "mice": len(panel.labels.mouse),
+        "pdx_models": len(panel.labels.pdx_model),
+        "draws": int(config.chains * config.draws),
+        "seed": config.seed,
+        "seconds": {**result.seconds, "total": round(time.perf_counter() - begun, 2)},
+    }
+    folder.update_manifest({"fit": entry})
+    return entry
+
+
+def _regated(inputs: Inputs, folder: RunFolder, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge a reused fit by the gates of this experiment, which are not part of its key."""
+    with folder.open_posterior() as tree:
+        summary = summarise(tree["posterior"].to_dataset().load())
+        gates = check_gates(summary, tree, inputs.experiment.fit)
+    folder.write_csv("diagnostics.csv", summary)
+    entry = {**entry, "gates": gates, "passed": all(gate["passed"] for gate in gates)}
+    folder.update_manifest({"fit": entry})
+    return entry
+
+
+def _fit_of_key(root: Path, key: str, own: Path) -> RunFolder | None:
+    for path in sorted(root.glob("*/manifest.json")):
+        if path.parent == own:
+            continue
+        with contextlib.suppress(InputError):
+            folder = RunFolder(path.parent)
+            if folder.manifest().get("fit", {}).get("key") == key and folder.has_posterior():
+                return folder
+    return None

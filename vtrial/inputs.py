@@ -1,0 +1,159 @@
+"""Everything that a run reads - experiment, priors, table, evidence - checked before anything is computed; no JAX."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from vtrial.config import Cohort, Experiment
+from vtrial.dataset import Dataset, read_dataset
+from vtrial.dosing import describe, relative_dose_rate
+from vtrial.errors import InputError
+from vtrial.evidence import read_evidence
+from vtrial.experiment import fit_key, run_key
+from vtrial.model_format import FIT_FORMAT, PRIORS
+from vtrial.priors import Priors, load_priors
+from vtrial.store import default_run_dir, file_sha256
+
+#: raised whenever the numbers of the mice or trial stage change; part of the run key
+RUN_FORMAT = 1
+DATA_SETTINGS = (
+    "columns",
+    "constants",
+    "control",
+    "separator",
+    "aliases",
+    "detection_limit_mm3",
+    "tumour_types",
+    "arms",
+    "single_agents_only",
+    "if_missing",
+)
+
+
+class Inputs(NamedTuple):
+    """Everything that a run reads, checked."""
+
+    experiment: Experiment
+    priors: Priors
+    dataset: Dataset
+    evidence: pd.DataFrame
+    drug_class: Mapping[str, str]
+    fit_key: str
+    run_key: str
+
+
+def read_inputs(experiment: Experiment) -> Inputs:
+    """Read and check priors, table and evidence of an experiment; imports no JAX.
+
+    Raises
+    ------
+    InputError
+        The first fault, with its file.
+    """
+    priors = load_priors(experiment.prior_paths())
+    data = experiment.data.model_dump(include=set(DATA_SETTINGS))
+    dataset = read_dataset(experiment.data_path(), **data)
+    tables = [read_evidence(path) for path in experiment.evidence_paths()]
+    evidence = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["drug", "tumour_type"])
+    drug_class: dict[str, str] = {}
+    known_classes = priors.drug_classes()
+    for drug in sorted({*dataset.drugs, *evidence["drug"]}):
+        key = f"fit.drug_classes.{drug}"
+        given = experiment.fit.drug_classes.get(drug)
+        if given is None:
+            drug_class[drug] = _named(experiment, key, priors.drug_class, drug)
+            continue
+        drug_class[drug] = given
+        shipped = next((c for name, c in known_classes.items() if name.casefold() == drug.casefold()), given)
+        if shipped != given:
+            # the trial reads the class from the priors: one drug must not have two
+            message = f"is {given!r} here but {shipped!r} in the priors; change the class of a drug in a priors file"
+            raise InputError(message, file=experiment.file, key=key)
+    for i, cohort in enumerate(experiment.trial.cohorts):
+        _check_cohort(experiment, i, cohort, priors)
+    used = hashlib.sha256(json.dumps([priors.content(PRIORS), drug_class], sort_keys=True).encode()).hexdigest()
+    key = fit_key(experiment, dataset.sha256, [file_sha256(p) for p in experiment.evidence_paths()], used, FIT_FORMAT)
+    return Inputs(
+        experiment, priors, dataset, evidence, drug_class, key, run_key(experiment, key, priors.sha256, RUN_FORMAT)
+    )
+
+
+def _named(experiment: Experiment, key: str, look_up: Callable[[str], Any], name: str) -> Any:
+    """Look a name up in the priors; a fault is one of the experiment file, at `key`."""
+    try:
+        return look_up(name)
+    except InputError as error:
+        raise InputError(error.message, file=experiment.file, key=key) from None
+
+
+def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Priors) -> None:
+    for j, arm in enumerate(cohort.arms):
+        for drug, dosing in arm.drugs.items():
+            key = f"trial.cohorts.{index}.arms.{j}.drugs.{drug}"
+            info = _named(experiment, key, priors.drug, drug)
+            if info.pk is None:
+                known = ", ".join(sorted(d.name for d in priors.drugs.values() if d.pk is not None))
+                message = f"has no clinical dose response; add drugs.{info.name}.pk to a priors file"
+                raise InputError(f"{message}. Drugs that have one: {known}", file=experiment.file, key=key)
+            try:
+                relative_dose_rate(dosing.to_dosing(), info.pk.reference.to_dosing())
+            except ValueError as error:
+                raise InputError(str(error), file=experiment.file, key=key) from None
+    for name in sorted({c for group in cohort.subgroups.values() for c in group.covariates}):
+        if not priors.names(f"covariates.{name}"):
+            raise InputError(
+                f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file",
+                file=experiment.file,
+                key=f"trial.cohorts.{index}.subgroups",
+            )
+
+
+def check(experiment: Experiment) -> str:
+    """Say what would run: what was read, what is kept out and why, arms and doses; touches no device."""
+    inputs = read_inputs(experiment)
+    dataset, used = inputs.dataset, inputs.dataset.used
+    lines = [
+        f"{experiment.name}: {experiment.title or 'no title'}",
+        f"table     {dataset.path}",
+        f"          {len(used):,} measurements of {used['mouse_key'].nunique():,} mice, "
+        f"{used['pdx_model'].nunique()} PDX models, {used['tumour_type'].nunique()} tumour types, "
+        f"{len(dataset.drugs)} drugs, {len(dataset.arms)} arms"
+        + (" (SYNTHETIC: no real measurement)" if experiment.data.synthetic else ""),
+        *(f"          {note}" for note in dataset.notes),
+    ]
+    if len(inputs.evidence):
+        lines.append(
+            f"evidence  {len(inputs.evidence)} published results on {', '.join(sorted(set(inputs.evidence['drug'])))}"
+        )
+    config = experiment.fit
+    lines.append(
+        f"fit       {config.growth} growth, {config.chains} chains of {config.warmup} + {config.draws} draws, "
+        f"key {inputs.fit_key}"
+    )
+    for cohort in experiment.trial.cohorts:
+        lines.append(
+            f"trial     {cohort.label or cohort.tumour_type}: {experiment.trial.draws:,} draws x "
+            f"{experiment.trial.patients:,} patients per arm"
+        )
+        for arm in cohort.arms:
+            for place, (drug, dosing) in enumerate(arm.drugs.items()):
+                lines.append(f"          {arm.name if place == 0 else '':40} {drug} {describe(dosing.to_dosing())}")
+    lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")
+    return "\n".join(lines)
+
+
+def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
+    """What every output must say first."""
+    marks = []
+    if not manifest.get("fit", {}).get("passed", True):
+        marks.append("FIT DID NOT PASS ITS GATES")
+    if experiment.is_quick:
+        marks.append("quick")
+    if experiment.data.synthetic:
+        marks.append("synthetic data")
+    return marks
