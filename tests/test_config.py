@@ -88,7 +88,7 @@ def test_reads_every_section(file: Path) -> None:
     assert (first.dose, first.days, first.repeat, first.on, first.cycle) == (Dose(3.2, "mg"), (1, 4), 7.0, 21.0, 28.0)
     assert (second.dose, second.times_per_day, second.on, second.cycle) == (Dose(200.0, "mg"), 2, 21.0, 28.0)
     assert (single.drugs["avutometinib"].repeat, single.drugs["avutometinib"].start) == (1.0, 7.0)
-    assert (both.trial_size(), both.trial_size("KRAS-mutant"), single.trial_size()) == (109, 50, 57)
+    assert (both.trial_size(), both.trial_size("KRAS-mutant", 0.5), single.trial_size()) == (109, 54, 57)
     assert cohort.subgroups["KRAS-mutant"].covariates == {"kras_mutant": 1.0}
     with pytest.raises(ValidationError, match="frozen"):
         experiment.fit.seed = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]

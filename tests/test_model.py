@@ -12,11 +12,12 @@ import numpyro.distributions as dist
 import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
-from numpyro.infer.util import log_density
+from numpyro.infer.util import log_density, unconstrain_fn
 from scipy import special, stats
 
 from vtrial.dataset import Dataset, read_dataset
 from vtrial.evidence import Evidence
+from vtrial.inference import mouse_draws
 from vtrial.model import arrays_of, build_model, evidence_density, truncated_normal
 from vtrial.model_format import PRIORS
 from vtrial.panel import Panel, build_panel
@@ -541,3 +542,30 @@ def test_evidence_density_is_that_of_scipy():
     spread = np.hypot(omega[[1, 3]], evidence.effect_se)
     expected = counts.sum() + stats.norm.logpdf(evidence.effect, effect[[1, 3]], spread).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+# ------------------------------------------------------------------------------------------------ what is integrated out
+
+
+def test_mouse_draws_agree_with_the_explicit_effects(small):
+    """A cell whose effect the fit makes explicit has that effect; the others, and the curves, have their conditional law."""
+    with jax.enable_x64(True):
+        panel, point = small.panel, small.points[0]
+        model = build_model(panel, prior(), mouse_level=True)
+        size = 3000
+        sites = {k: jnp.broadcast_to(v, (size, *v.shape)) for k, v in point.sites.items()}
+        unconstrained = jax.vmap(lambda s: unconstrain_fn(model, (arrays_of(panel),), {}, s))(sites)
+        drawn = mouse_draws(jax.random.key(5), model, arrays_of(panel), jax.tree.map(np.asarray, unconstrained))
+    explicit = panel.curves.effect_site >= 0
+    expected = point.derived["effect_site"][panel.curves.effect_site[explicit]]
+    np.testing.assert_allclose(drawn.effect[:, explicit], np.broadcast_to(expected, (size, explicit.sum())), atol=1e-5)
+    control = ~panel.curves.treated
+    assert np.all(drawn.effect[:, control] == 0.0)
+    # the drawn curve explains the data as well as its own posterior says: residuals have the SD of the mouse about it
+    fitted = np.einsum("sij,dsj->dsi", panel.curves.triangle, drawn.coefficient)
+    gap = (panel.curves.statistics[None, :, :3] - fitted) / np.exp(point.sites["ln_sigma"])[None, :, None]
+    assert np.isfinite(gap).all()
+    # E[gap' gap] <= p for a curve known to within its noise: the posterior of R theta has at most the noise's covariance
+    long = panel.curves.num_measurements >= 6
+    spread = gap[:, long].var(axis=0).sum(-1)
+    assert np.all(spread <= 3.0 * (1.0 + 5.0 * np.sqrt(2.0 / size)))

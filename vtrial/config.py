@@ -269,10 +269,16 @@ class Arm(Section):
                 raise fault("must be named once among the observed counts of an arm", "observed", index, "subgroup")
         return self
 
-    def trial_size(self, subgroup: str = "all") -> int:
-        """Size of the predictive trial: as stated, else that of the counts observed in the subgroup, else 50."""
+    def trial_size(self, subgroup: str = "all", share: float = 1.0) -> int:
+        """Size of the predictive trial: as stated, else that of the observed counts, else 50.
+
+        A subgroup has the patients that were observed in it, else its `share` of the whole trial.
+        """
         seen = {one.subgroup: one.patients for one in self.observed}
-        return self.num_patients or seen.get(subgroup, DEFAULT_TRIAL_SIZE)
+        if subgroup != "all" and subgroup in seen:
+            return seen[subgroup]
+        whole = self.num_patients or seen.get("all", DEFAULT_TRIAL_SIZE)
+        return whole if subgroup == "all" else max(1, round(whole * share))
 
 
 class Subgroup(Section):

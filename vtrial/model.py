@@ -237,7 +237,8 @@ def build_model(
             has_lone_mouse = jnp.zeros(0, bool)
         treated = curves.treated[single]
         spread = jnp.where(treated & ~explicit, omega_effect[curves.drug_type[single]], 0.0)
-        parts = [_curves(shared, arrays, sigma, growth, jnp.where(treated, mean, 0.0), spread, single, bend)]
+        effect_single, spread_single = jnp.where(treated, mean, 0.0), spread
+        parts = [_curves(shared, arrays, sigma, growth, effect_single, spread_single, single, bend)]
 
         if num_cells:
             # the effect behind a combination is drawn given its lone mouse, so that its z stays standard normal
@@ -252,25 +253,35 @@ def build_model(
             cell = curves.combination_cell[rest]
             parts.append(_curves(shared, arrays, sigma, growth, joint[cell], spread[cell], rest, bend))
 
+        elif num_sites:
+            deterministic("effect_site", site_mean + site_scale * site_z)
+
         log_density = jnp.concatenate([part.log_density for part in parts])
         hidden: list[jax.Array] = []
         if num_censored:
             log_below, *hidden = _censored_density(parts, arrays, sigma, num_single)
             log_density = log_density.at[arrays.censored.mouse].add(log_below)
         if mouse_level:
-            known = [part.whitened.condition(part.covariance) for part in parts]
-            mean = jnp.concatenate([part.mean + shift for part, (shift, _) in zip(parts, known, strict=True)])
-            covariance = jnp.concatenate([p.covariance - less for p, (_, less) in zip(parts, known, strict=True)])
+            within = list(parts)
+            if num_cells:
+                # the combinations have had their say on the effect behind them: its lone mouse is drawn given that effect
+                given = (site >= 0) & has_lone_mouse[site]
+                effect_given = jnp.where(given, site_effect[site], effect_single)
+                spread_given = jnp.where(given, 0.0, spread_single)
+                within[0] = _curves(shared, arrays, sigma, growth, effect_given, spread_given, single, bend)
+            known = [part.whitened.condition(part.covariance) for part in within]
+            mean = jnp.concatenate([part.mean + shift for part, (shift, _) in zip(within, known, strict=True)])
+            covariance = jnp.concatenate([p.covariance - less for p, (_, less) in zip(within, known, strict=True)])
             if num_censored:
                 mean = mean.at[arrays.censored.mouse].set(hidden[0])
                 covariance = covariance.at[arrays.censored.mouse].set(hidden[1])
             deterministic("mouse_mean", mean)
             deterministic("mouse_covariance", covariance)
-            deterministic("mouse_prior_mean", jnp.concatenate([part.mean for part in parts]))
-            deterministic("mouse_prior_covariance", jnp.concatenate([part.covariance for part in parts]))
-            deterministic("cell_effect", jnp.concatenate([part.effect for part in parts]))
-            deterministic("cell_spread", jnp.concatenate([part.spread for part in parts]))
-            deterministic("cell_loading", jnp.concatenate([part.loading for part in parts])[..., 0])
+            deterministic("mouse_prior_mean", jnp.concatenate([part.mean for part in within]))
+            deterministic("mouse_prior_covariance", jnp.concatenate([part.covariance for part in within]))
+            deterministic("cell_effect", jnp.concatenate([part.effect for part in within]))
+            deterministic("cell_spread", jnp.concatenate([part.spread for part in within]))
+            deterministic("cell_loading", jnp.concatenate([part.loading for part in within])[..., 0])
         deterministic("log_likelihood", log_density)
         numpyro.factor("curves", jnp.sum(log_density))
         if arrays.evidence is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vtrial.base import Counts
-from vtrial.config import Arm, Cohort
+from vtrial.config import Cohort
 from vtrial.response import CR, PR, SD
 from vtrial.translation import CohortPlan
 
@@ -108,7 +108,8 @@ def orr_rows(
                     continue
                 kinds: list[tuple[str, int, np.ndarray]] = [("population", patients, draws)]
                 if ":" not in endpoint:
-                    number = _trial_size(arm, group)
+                    share = cohort.subgroups[group].prevalence if group != "all" else 1.0
+                    number = arm.trial_size(group, share)
                     # one generator a row, seeded by its place: a row does not depend on which others are asked for
                     rng = np.random.default_rng([seed, k, groups.index(group), place])
                     kinds.append(
@@ -140,10 +141,6 @@ def orr_rows(
                     )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"observed_responders": "Int64", "observed_patients": "Int64"})
-
-
-def _trial_size(arm: Arm, subgroup: str) -> int:
-    return arm.trial_size(subgroup)
 
 
 def superiority(cohort: Cohort, plan: CohortPlan, rates: dict[str, np.ndarray]) -> pd.DataFrame:

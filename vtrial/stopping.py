@@ -79,7 +79,8 @@ def fit_stopping_rule(table: pd.DataFrame, detection_limit: float) -> StoppingRu
         return value + 0.5 * penalty @ penalty / COEFFICIENT_SD**2, slope + penalty / COEFFICIENT_SD**2
 
     start = np.zeros(design.shape[1])
-    start[0] = np.log(event.mean() / (1.0 - event.mean()))
+    share = np.clip(event.mean(), 0.5 / len(event), 1.0 - 0.5 / len(event))
+    start[0] = np.log(share / (1.0 - share))
     fit = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 4000})
     return StoppingRule(jnp.asarray(fit.x, jnp.float32), float(np.nanmedian(gap)))
 
