@@ -544,11 +544,11 @@ def test_evidence_density_is_that_of_scipy():
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-# ------------------------------------------------------------------------------------------------ what is integrated out
+# ------------------------------------------------------------------------------------------------ what is integrated
 
 
 def test_mouse_draws_agree_with_the_explicit_effects(small):
-    """A cell whose effect the fit makes explicit has that effect; the others, and the curves, have their conditional law."""
+    """A cell whose effect is explicit has that effect; curves are known at least as well as their noise allows."""
     with jax.enable_x64(True):
         panel, point = small.panel, small.points[0]
         model = build_model(panel, prior(), mouse_level=True)
@@ -561,11 +561,10 @@ def test_mouse_draws_agree_with_the_explicit_effects(small):
     np.testing.assert_allclose(drawn.effect[:, explicit], np.broadcast_to(expected, (size, explicit.sum())), atol=1e-5)
     control = ~panel.curves.treated
     assert np.all(drawn.effect[:, control] == 0.0)
-    # the drawn curve explains the data as well as its own posterior says: residuals have the SD of the mouse about it
     fitted = np.einsum("sij,dsj->dsi", panel.curves.triangle, drawn.coefficient)
     gap = (panel.curves.statistics[None, :, :3] - fitted) / np.exp(point.sites["ln_sigma"])[None, :, None]
     assert np.isfinite(gap).all()
-    # E[gap' gap] <= p for a curve known to within its noise: the posterior of R theta has at most the noise's covariance
+    # the posterior covariance of R theta is at most that of the noise, so that each curve's gap varies by at most p
     long = panel.curves.num_measurements >= 6
     spread = gap[:, long].var(axis=0).sum(-1)
     assert np.all(spread <= 3.0 * (1.0 + 5.0 * np.sqrt(2.0 / size)))

@@ -264,7 +264,7 @@ def build_model(
         if mouse_level:
             within = list(parts)
             if num_cells:
-                # the combinations have had their say on the effect behind them: its lone mouse is drawn given that effect
+                # combinations have had their say on the effect behind them: its lone mouse is drawn given that effect
                 given = (site >= 0) & has_lone_mouse[site]
                 effect_given = jnp.where(given, site_effect[site], effect_single)
                 spread_given = jnp.where(given, 0.0, spread_single)

@@ -1,0 +1,64 @@
+"""The synthetic twin: the panel's shape, no number of its own, the population's rates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from vtrial.dataset import read_dataset
+from vtrial.posterior import Draws
+from vtrial.stopping import StoppingRule, features
+from vtrial.twin import synthetic_twin
+
+NUM_MODELS, GROWTH, EFFECT = 300, 0.05, 0.6
+
+
+def population() -> Draws:
+    """One draw without spread between models or mice: every curve is a line of known rate, plus a residual."""
+    scalars = dict.fromkeys(("omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation"), 0.0)
+    scalars |= {"loss": 0.0, "slowing": 0.0, "mu_intercept": 5.4, "mu_ln_sigma": np.log(0.1), "omega_ln_sigma": 0.0}
+    values = {name: (("chain", "draw"), np.full((1, 1), value)) for name, value in scalars.items()}
+    for name, value in (("ln_growth_type", np.log(GROWTH)), ("omega_ln_growth", 0.0)):
+        values[name] = (("chain", "draw", "tumour_type"), np.full((1, 1, 1), value))
+    for name, value in (("effect", EFFECT), ("omega_effect", 0.0)):
+        values[name] = (("chain", "draw", "drug_type"), np.full((1, 1, 1), value))
+    coords = {"tumour_type": ["T"], "drug_type": ["A | T"]}
+    return Draws(xr.DataTree.from_dict({"posterior": xr.Dataset(values, coords=coords)}), 1)
+
+
+@pytest.fixture(scope="module")
+def twin_of_a_panel(tmp_path_factory):
+    lines = ["tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    for i in range(NUM_MODELS):
+        for arm in ("untreated", "A", "A + B") if i else ("untreated", "A", "A + B", "rare"):
+            lines += [f"T,X{i},{i}-{arm},{arm},{day},{100 + i}" for day in (0, 7, 14)]
+    path = tmp_path_factory.mktemp("twin") / "panel.csv"
+    path.write_text("\n".join(lines) + "\n")
+    dataset = read_dataset(path)
+    number = features(np.zeros(1), np.zeros(1), np.zeros(1), xp=np).shape[-1]
+    never = StoppingRule(jnp.zeros(number, jnp.float32).at[0].set(-4.0), 4.0)
+    return dataset, synthetic_twin(jax.random.key(2), population(), dataset, never, loss_rate=0.02)
+
+
+def test_twin_has_the_shape_of_the_panel_and_names_of_its_own(twin_of_a_panel):
+    dataset, twin = twin_of_a_panel
+    assert set(twin["arm"]) == {"untreated", "A"}  # no combination, no arm of a single model
+    assert twin.groupby("arm")["pdx_model"].nunique().to_dict() == {"untreated": NUM_MODELS, "A": NUM_MODELS}
+    assert not set(twin["pdx_model"]) & set(dataset.table["pdx_model"])
+    assert twin["mouse"].nunique() == 2 * NUM_MODELS
+    assert (twin.groupby("mouse")["day"].min() == 0).all()
+    assert ((twin["volume_mm3"] == 0) | (twin["volume_mm3"] > dataset.detection_limit_mm3)).all()
+
+
+def test_twin_grows_as_the_population_says(twin_of_a_panel):
+    """Mean ln volume at a day is the line's, within five standard errors of the residual SD 0.1."""
+    _, twin = twin_of_a_panel
+    for arm, rate in (("untreated", GROWTH), ("A", GROWTH * (1 - EFFECT))):
+        for day in (0, 8, 20):
+            volume = twin.loc[(twin["arm"] == arm) & (twin["day"] == day), "volume_mm3"].to_numpy()
+            assert len(volume) > 100
+            error = 0.1 / np.sqrt(len(volume))
+            assert abs(np.log(volume).mean() - 5.4 - rate * day) < 5 * error
