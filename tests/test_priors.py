@@ -120,7 +120,7 @@ def test_distributions_are_finite_at_their_median_and_agree_with_the_quantiles(p
         # by hand: loc + 1.959964 scale; median exp(1.959964 sigma); scale times the normal's 75 % point; a fixed value
         ("translation.growth_exponent", 0.975, -0.25 + 1.959964 * 0.05),
         ("drugs.avutometinib.pk.half_life", 0.975, 55.0 * math.exp(1.959964 * 0.25)),
-        ("classes.default.between_types", 0.5, 0.2 * 0.6744898),
+        ("classes.default.between_classes", 0.5, 0.35 * 0.6744898),
         ("translation.human_weight_kg", 0.1, 70.0),
         # cut at -3 SD (mass 0.00135) and +5 SD (none): the median moves to z(0.5 + 0.00135 / 2) = 0.0016918 SD
         ("patients.default.target_lesions", 0.5, 2.5 + 0.5 * 0.0016918),

@@ -120,7 +120,7 @@ def test_size_of_the_predictive_trial():
     assert size["A", "all", "confirmed_orr"] == 20
     assert size["A + B", "all", "confirmed_orr"] == 109
     assert size["A + B", "mutant", "confirmed_orr"] == 57
-    assert size["A + B", "wild", "confirmed_orr"] == 50, "the default, where nothing was observed"
+    assert size["A + B", "wild", "confirmed_orr"] == 54, "its share of the whole trial, where nothing was observed"
 
 
 def test_rows_depend_on_the_seed_alone():
