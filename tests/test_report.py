@@ -511,3 +511,7 @@ def test_importing_the_report_brings_in_neither_plotly_nor_matplotlib_nor_jax():
     code = "import sys, vtrial.report; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"jax", "plotly", "matplotlib", "rich", "jinja2"} & set(done.stdout.split())
+
+
+def test_forest_says_first_what_must_be_said() -> None:
+    assert b"quick; synthetic data" in orr_forest_image(orr_frame(), "svg", "quick; synthetic data")

@@ -98,8 +98,9 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
     for name, table in {**figure_data(page), **{n: t for n, t in tables.items() if t is not None}}.items():
         folder.write_csv(f"figures/{name}.csv", table)
     if len(orr):
+        said = "; ".join(marks(experiment, manifest))
         for kind in ("svg", "png"):
-            folder.write_bytes(f"figures/orr_forest.{kind}", orr_forest_image(orr, kind))
+            folder.write_bytes(f"figures/orr_forest.{kind}", orr_forest_image(orr, kind, said))
     return folder.write_text("report.html", build_report(page))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WIDTH_INCHES, _PIXELS_PER_INCH = 6.5, 72.0
 
 
-def orr_forest_image(orr: pd.DataFrame, file_format: Literal["svg", "png"]) -> bytes:
+def orr_forest_image(orr: pd.DataFrame, file_format: Literal["svg", "png"], marks: str = "") -> bytes:
     """The forest of `figures.orr_forest` as a picture; equal tables give equal bytes.
 
     Parameters
@@ -27,6 +27,8 @@ def orr_forest_image(orr: pd.DataFrame, file_format: Literal["svg", "png"]) -> b
         Rows of orr.csv.
     file_format : str
         "svg" (text stays text) or "png" (200 dots per inch).
+    marks : str
+        What the picture must say first: quick, synthetic data, a fit that failed.
 
     Returns
     -------
@@ -40,6 +42,8 @@ def orr_forest_image(orr: pd.DataFrame, file_format: Literal["svg", "png"]) -> b
     figure = Figure(figsize=(_WIDTH_INCHES, (height + 90) / _PIXELS_PER_INCH), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    if marks:
+        figure.suptitle(marks, color=PUBLISHED, fontsize=10, x=0.99, ha="right")
     for row in rows:
         _bar(axes, row, "predictive_q05", "predictive_q95", FAINT, 9.0, "trial of n, 90 %")
         _bar(axes, row, "q05", "q95", PREDICTED, 1.5, "predicted, 90 %")
