@@ -240,6 +240,7 @@ def build_model(
         effect_single, spread_single = jnp.where(treated, mean, 0.0), spread
         parts = [_curves(shared, arrays, sigma, growth, effect_single, spread_single, single, bend)]
 
+        site_effect = site_mean
         if num_cells:
             # the effect behind a combination is drawn given its lone mouse, so that its z stays standard normal
             lone = jnp.maximum(sites.mouse, 0)
