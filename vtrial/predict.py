@@ -20,7 +20,7 @@ from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrec
 from vtrial.stopping import StoppingRule, stay
 from vtrial.treatment import combine
 
-#: measurements simulated at most; the fitted hazard ends nearly every curve before that
+#: measurements simulated at most: 252 days at four days each; 28 of the 4,048 mice of PDXE were followed longer
 NUM_MEASUREMENTS = 64
 
 

@@ -106,15 +106,15 @@ def orr_rows(
                 draws = values[:, k, column]
                 if np.isnan(draws).all():
                     continue
-                kinds: list[tuple[str, int, np.ndarray]] = [("population", patients, draws)]
+                share = cohort.subgroups[group].prevalence if group != "all" else 1.0
+                simulated = max(1, round(patients * share))
+                kinds: list[tuple[str, int, np.ndarray]] = [("population", simulated, draws)]
                 if ":" not in endpoint:
-                    share = cohort.subgroups[group].prevalence if group != "all" else 1.0
                     number = arm.trial_size(group, share)
                     # one generator a row, seeded by its place: a row does not depend on which others are asked for
                     rng = np.random.default_rng([seed, k, groups.index(group), place])
-                    kinds.append(
-                        ("predictive", number, predictive_counts(rng, draws, number, patients, between_trials) / number)
-                    )
+                    responders = predictive_counts(rng, draws, number, simulated, between_trials)
+                    kinds.append(("predictive", number, responders / number))
                 for kind, number, sample in kinds:
                     shown = observed if place == 0 or endpoint.startswith("confirmed_orr:") else None
                     rows.append(

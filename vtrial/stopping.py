@@ -15,7 +15,9 @@ import pandas as pd
 from jaxtyping import Array, Float
 from scipy.optimize import minimize
 
-#: knots of the piecewise linear effects: ln fold change, ln volume (mm3) and day
+from vtrial.errors import VtrialError
+
+#: knots, chosen by eye and not tuned, of the piecewise linear effects: ln fold change, ln volume (mm3) and day
 FOLD_KNOTS = (-1.0, 0.0, 0.7, 1.4, 2.1)
 VOLUME_KNOTS = (6.2, 6.9, 7.3)
 DAY_KNOTS = (14.0, 28.0, 60.0, 120.0)
@@ -82,6 +84,8 @@ def fit_stopping_rule(table: pd.DataFrame, detection_limit: float) -> StoppingRu
     share = np.clip(event.mean(), 0.5 / len(event), 1.0 - 0.5 / len(event))
     start[0] = np.log(share / (1.0 - share))
     fit = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 4000})
+    if not np.all(np.isfinite(fit.x)) or not fit.success:
+        raise VtrialError(f"the stopping rule of the mice did not converge: {fit.message}")
     return StoppingRule(jnp.asarray(fit.x, jnp.float32), float(np.nanmedian(gap)))
 
 
