@@ -181,6 +181,47 @@ def twin(
     print(f"{pipeline.twin(run_dir, out, seed=seed):,} rows in {_shown(out)}")
 
 
+@app.command("predict-mice")
+def predict_mice(
+    run_dir: RunDir,
+    pairs: Annotated[Path, typer.Option("--pairs", metavar="CSV", help="tumour_type, pdx_model, arm to predict.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for arms.csv and pairs.csv.")],
+) -> None:
+    """Predict the mRECIST response of PDX models under arms, combinations that no model ever had among them."""
+    _check_run_folder(run_dir)
+    _devices("auto", "auto")
+    from vtrial import run as pipeline
+
+    _print_table(pipeline.predict_mice(run_dir, pairs, out))
+    print(_shown(out))
+
+
+@app.command()
+def crossvalidate(
+    file: File,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables and the fits of the folds.")],
+    leave: Annotated[
+        Literal["combinations-by-type", "pdx-models"],
+        typer.Option("--leave", help="The combinations of one tumour type at a time, or a part of the PDX models."),
+    ] = "combinations-by-type",
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Parts of the PDX models.")] = 5,
+    quick: Quick = False,
+    overrides: Sets = None,
+    device: Device = "auto",
+    fit_device: FitDevice = "auto",
+) -> None:
+    """Leave mice out, fit the rest, predict what was left out, and score it."""
+    from vtrial.experiment import load_experiment
+
+    experiment = load_experiment(file, overrides or (), quick)
+    devices = _devices(device, fit_device)
+    from vtrial import run as pipeline
+
+    scores = pipeline.crossvalidate(experiment, leave, folds, out, devices=devices, console=_console())
+    _print_table(scores)
+    print(_shown(out))
+
+
 @app.command()
 def doctor() -> None:
     """Show versions, devices, memory, caches, and what is missing."""
@@ -331,6 +372,10 @@ def _print_result(result: Mapping[str, Any]) -> None:
         result = {key: value for key, value in result.items() if key != "arms"}
     for key, value in result.items():
         print(f"{key}: {_plain(value) if isinstance(value, str) else json.dumps(value)}")
+
+
+def _print_table(table: pd.DataFrame) -> None:
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
 
 
 def _print_rates(orr: pd.DataFrame) -> None:

@@ -22,9 +22,10 @@ from vtrial.store import RunFolder, default_run_dir, file_sha256
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vtrial.crossvalidation import Leave
     from vtrial.simulation import TrialResult
 
-__all__ = ["Devices", "check", "fit", "report", "run", "simulate", "twin"]
+__all__ = ["Devices", "check", "crossvalidate", "fit", "predict_mice", "report", "run", "simulate", "twin"]
 
 
 class Devices(NamedTuple):
@@ -284,3 +285,53 @@ def twin(run_dir: Path, out: Path, *, seed: int) -> int:
     with whole(Path(out).absolute()) as aside:
         aside.write_bytes(content)
     return len(table)
+
+
+def predict_mice(run_dir: Path, pairs: Path, out: Path) -> pd.DataFrame:
+    """Predict the response of one new mouse of each listed PDX model under its arm; writes arms.csv and pairs.csv.
+
+    Returns
+    -------
+    DataFrame
+        The table of arms.
+    """
+    import jax
+
+    from vtrial.pairs import arm_table, predict_pairs, read_pairs
+    from vtrial.simulation import stopping_rule
+    from vtrial.store import whole
+
+    folder = RunFolder(run_dir)
+    inputs = _stored_inputs(folder)
+    wanted = read_pairs(pairs)
+    with folder.open_posterior() as tree:
+        key = jax.random.key(inputs.experiment.mice.seed)
+        predicted = predict_pairs(key, tree, inputs.dataset, wanted, inputs.priors, stopping_rule(tree))
+    arms = arm_table(predicted.pairs, predicted.responds)
+    for name, table in (("arms.csv", arms), ("pairs.csv", predicted.pairs)):
+        with whole(Path(out).absolute() / name) as aside:
+            aside.write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    return arms
+
+
+def crossvalidate(
+    experiment: Experiment, leave: Leave, folds: int, out: Path, *, devices: Devices, console: Console | None
+) -> pd.DataFrame:
+    """Leave mice out, fit the rest, predict and score; returns the scores.
+
+    Raises
+    ------
+    GateError
+        After everything is written, if the fit of a fold did not pass its gates.
+    """
+    from vtrial.crossvalidation import crossvalidation_stage
+
+    inputs = read_inputs(experiment)
+    folder = RunFolder(out)
+    with folder.lock(), reporting(console) as progress:
+        _begin(inputs, folder, devices)
+        entries = crossvalidation_stage(inputs, folder, leave, folds, devices.fit, devices.trial, progress)
+        folder.update_manifest({"leave": leave, "folds": entries})
+    for entry in entries:
+        _judge(entry, folder)
+    return pd.read_csv(folder.file("scores.csv"))

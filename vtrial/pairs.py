@@ -1,0 +1,223 @@
+"""PDX models that are known under some treatments, predicted under others: pairs of a PDX model and an arm.
+
+What the fit knows of a PDX model (its growth, its effects under the drugs that it had) goes into the prediction; an
+effect that it does not know is drawn from the population. An arm may be a combination that no model ever had.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from vtrial.arms import arm_fault, parts_of
+from vtrial.dataset import Dataset
+from vtrial.errors import InputError
+from vtrial.posterior import Draws
+from vtrial.predict import NUM_MEASUREMENTS, MouseLaw, log_volume, mouse_law, observed_response
+from vtrial.priors import Priors
+from vtrial.response import CR, MRECIST_PDXE, PR, mrecist_class, mrecist_curve
+from vtrial.stopping import StoppingRule, stay
+from vtrial.table import cells_of, content_of, fold
+from vtrial.translation import PriorSampler, drug_effect, pair_rule, type_growth
+from vtrial.treatment import combine
+
+COLUMNS = ("tumour_type", "pdx_model", "arm")
+#: new mice per posterior draw and pair: the probability of a pair averages over them
+MICE_PER_DRAW = 4
+
+
+def read_pairs(path: Path) -> pd.DataFrame:
+    """Read a table of pairs (CSV with tumour_type, pdx_model, arm).
+
+    Raises
+    ------
+    InputError
+        Where a column is missing, a cell is empty or a pair stands twice.
+    """
+    cells, lines, _ = cells_of(path, content_of(path, None))
+    for name in COLUMNS:
+        if name not in cells:
+            raise InputError(f"column missing; needed are {', '.join(COLUMNS)}", file=path, line=1, key=name)
+        empty = np.flatnonzero(cells[name].str.strip() == "")
+        if len(empty):
+            raise InputError("must not be empty", file=path, line=int(lines[empty[0]]), key=name)
+    twice = np.flatnonzero(cells.duplicated(list(COLUMNS)))
+    if len(twice):
+        raise InputError("this pair stands twice; remove one row", file=path, line=int(lines[twice[0]]))
+    return cells[list(COLUMNS)].reset_index(drop=True)
+
+
+class PairPrediction(NamedTuple):
+    """What is predicted of N pairs of a PDX model and an arm."""
+
+    pairs: pd.DataFrame  # tumour_type, pdx_model, arm, probability, in_sample
+    responds: np.ndarray  # [D, R, N] bool: R new mice of every pair per posterior draw
+
+
+def predict_pairs(
+    key: jax.Array,
+    tree: xr.DataTree,
+    dataset: Dataset,
+    pairs: pd.DataFrame,
+    priors: Priors,
+    stopping: StoppingRule,
+) -> PairPrediction:
+    """Predict the mRECIST response of a new mouse of every listed PDX model under its arm.
+
+    Parameters
+    ----------
+    key
+        Consumed.
+    tree
+        The posterior.
+    dataset
+        The table of the fit: which PDX model had which drug, names and aliases of drugs.
+    pairs
+        From :func:`read_pairs`.
+    priors
+        Classes of drugs that the fit has not seen.
+    stopping
+        When a mouse leaves.
+
+    Raises
+    ------
+    InputError
+        If a drug is known neither to the table nor to the priors.
+    """
+    draws = Draws(tree, index=tree["cells"]["index"].to_numpy())
+    key_prior, key_mice = jax.random.split(key)
+    known = _KnownModels(tree, dataset, draws, PriorSampler(key_prior, priors, draws.size), priors)
+    drugs = [known.drugs(arm) for arm in pairs["arm"]]
+    rows = list(zip(pairs["tumour_type"], pairs["pdx_model"], drugs, strict=True))
+    growth = np.stack([known.growth(tumour_type, model) for tumour_type, model, _ in rows], axis=1)
+    effect = np.stack([known.joint(*row) for row in rows], axis=1)
+    responds = _respond(
+        key_mice,
+        mouse_law(draws),
+        jnp.asarray(growth, jnp.float32),
+        jnp.asarray(effect, jnp.float32),
+        stopping,
+        loss_rate=float(tree.attrs["loss_rate"]),
+    )
+    responds = np.asarray(responds)
+    table = pairs[list(COLUMNS)].assign(
+        probability=responds.mean((0, 1)), in_sample=[known.has(model, arm) for _, model, arm in rows]
+    )
+    return PairPrediction(table, responds)
+
+
+def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
+    """Response fraction of every arm over its listed PDX models, one new mouse each, all noise included.
+
+    Returns
+    -------
+    DataFrame
+        tumour_type, arm, num_models, mean, q05, q95 (bounds of the central 90 % predictive interval), in_sample (if
+        the fit has seen any of the listed models under the arm).
+    """
+    rows = []
+    for name, index in pairs.groupby(["tumour_type", "arm"], sort=False).indices.items():
+        tumour_type, arm = cast(tuple[str, str], name)
+        fraction = responds[:, :, index].mean(-1).ravel()
+        low, high = np.quantile(fraction, [0.05, 0.95])
+        seen = bool(pairs["in_sample"].iloc[index].any())
+        rows.append((tumour_type, arm, len(index), fraction.mean(), low, high, seen))
+    names = ["tumour_type", "arm", "num_models", "mean", "q05", "q95", "in_sample"]
+    return pd.DataFrame(rows, columns=names)
+
+
+class _KnownModels:
+    """Growth and effects [D] of PDX models: from the fit where it knows them, else from the population."""
+
+    def __init__(self, tree: xr.DataTree, dataset: Dataset, draws: Draws, sampler: PriorSampler, priors: Priors):
+        self._draws, self._sampler, self._priors = draws, sampler, priors
+        self._aliases = dataset.aliases
+        self._ln_growth = dict(zip(draws.labels("pdx_model"), draws.get("ln_growth").T, strict=True))
+        effect = tree["cells"]["effect"].to_numpy()
+        mouse = {str(name): i for i, name in enumerate(tree["cells"]["mouse"].to_numpy())}
+        mice = dataset.used.drop_duplicates("mouse_key")
+        self._effect: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+        for name, model, arm in zip(mice["mouse_key"], mice["pdx_model"], mice["arm"], strict=True):
+            if dataset.arms[arm] and name in mouse:
+                self._effect.setdefault((model, dataset.arms[arm]), effect[:, mouse[name]].astype(float))
+        self._dataset = dataset
+        self._law: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def drugs(self, arm: str) -> tuple[str, ...]:
+        """Drugs of an arm, sorted; one that the table does not have must be known to the priors."""
+        parts = parts_of(arm, self._dataset.separator, self._aliases, self._dataset.control)
+        if fault := arm_fault(parts):
+            raise InputError(f"arm {arm!r} {fault}")
+        held = {fold(drug): drug for drug in self._dataset.drugs}
+        for part in parts:
+            if fold(part) not in held:
+                self._priors.drug(part)  # raises with the nearest name
+        return tuple(sorted(held.get(fold(part), part) for part in parts))
+
+    def has(self, model: str, drugs: tuple[str, ...]) -> bool:
+        """Whether the fit has seen this PDX model under this arm."""
+        return (model, drugs) in self._effect
+
+    def growth(self, tumour_type: str, model: str) -> np.ndarray:
+        if model in self._ln_growth:
+            return np.exp(self._ln_growth[model])
+        mean, spread = type_growth(tumour_type, self._draws, self._sampler, self._priors)
+        return np.exp(mean + spread * self._sampler.normal(f"growth of model {model}"))
+
+    def effect(self, tumour_type: str, model: str, drug: str) -> np.ndarray:
+        if (model, (drug,)) in self._effect:
+            return self._effect[model, (drug,)]
+        if (tumour_type, drug) not in self._law:
+            law = drug_effect(drug, tumour_type, self._draws, self._sampler, self._priors, self._aliases)
+            self._law[tumour_type, drug] = law[:2]
+        mean, spread = self._law[tumour_type, drug]
+        return mean + spread * self._sampler.normal(f"effect of {drug} in model {model}")
+
+    def joint(self, tumour_type: str, model: str, drugs: tuple[str, ...]) -> np.ndarray:
+        """Effect of an arm, [D]: as fitted where the model had it, else by the combination rule; 0 without drugs."""
+        if (model, drugs) in self._effect:
+            return self._effect[model, drugs]
+        single = [self.effect(tumour_type, model, drug) for drug in drugs]
+        if len(single) < 2:
+            return single[0] if single else np.zeros(self._draws.size)
+        phi, gamma, omega = pair_rule(drugs, self._draws, self._sampler, self._priors)
+        present = jnp.ones((self._draws.size, len(drugs)), bool)
+        joint = np.asarray(_combine(np.stack(single, axis=1), phi, gamma, present), float)
+        return joint + omega * self._sampler.normal(f"{drugs} together in model {model}")
+
+
+_combine = jax.jit(combine)
+
+
+@partial(jax.jit, static_argnames=("loss_rate",))
+def _respond(key, laws: MouseLaw, growth, effect, stopping: StoppingRule, *, loss_rate: float):
+    """Whether each of the new mice responds, [D, mice, pairs]."""
+    day = stopping.gap_days * jnp.arange(NUM_MEASUREMENTS, dtype=jnp.float32)
+
+    def one_draw(each):
+        key, law, growth, effect = each
+
+        def one_mouse_each(key):
+            key_mouse, key_stop = jax.random.split(key)
+            measured = log_volume(key_mouse, law, growth, effect, day, loss_rate)
+            valid = stay(key_stop, stopping, measured, day)
+            read = partial(mrecist_curve, rule=MRECIST_PDXE)
+            code = mrecist_class(*jax.vmap(read, in_axes=(0, None, 0))(jnp.exp(measured), day, valid))
+            return (code == CR) | (code == PR)
+
+        return jax.vmap(one_mouse_each)(jax.random.split(key, MICE_PER_DRAW))
+
+    keys = jax.random.split(key, growth.shape[0])
+    return jax.lax.map(one_draw, (keys, laws, growth, effect))
+
+
+def observed_pairs(dataset: Dataset, pairs: pd.DataFrame) -> pd.DataFrame:
+    """What the table's own mice did: `pairs` (tumour_type, pdx_model, arm) with `responds`, one row a mouse."""
+    return pairs[list(COLUMNS)].merge(observed_response(dataset), on=list(COLUMNS), how="inner")

@@ -1,0 +1,82 @@
+"""How good predictions of responses were: proper scores beside a null model, with an interval of their difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+#: of the central interval of a predicted fraction
+ALPHA = 0.10
+#: probabilities are kept this far from 0 and 1: one surprise must not outweigh all else
+FLOOR = 1e-4
+NUM_RESAMPLES = 4000
+
+
+def interval_score(low, high, observed) -> np.ndarray:
+    """Winkler score of a central 90 % interval, lower is better (Gneiting and Raftery 2007, eq. 43)."""
+    low, high, observed = (np.asarray(x, float) for x in (low, high, observed))
+    return high - low + 2.0 / ALPHA * (np.maximum(low - observed, 0.0) + np.maximum(observed - high, 0.0))
+
+
+def log_score(probability, responds) -> np.ndarray:
+    """Minus the log probability of what happened, lower is better."""
+    p = np.clip(np.asarray(probability, float), FLOOR, 1.0 - FLOOR)
+    return -np.log(np.where(np.asarray(responds, bool), p, 1.0 - p))
+
+
+def rate_of_others(observed: pd.DataFrame) -> np.ndarray:
+    """Null model: the response rate of the *other* PDX models of the same tumour type and arm; 1/2 where there is none.
+
+    One half responder and one half non-responder are added (Jeffreys), without which a rate of 0 could never respond.
+    """
+    arm = observed.groupby(["tumour_type", "arm"])["responds"]
+    own = observed.groupby(["tumour_type", "arm", "pdx_model"])["responds"]
+    number = arm.transform("size") - own.transform("size")
+    return ((arm.transform("sum") - own.transform("sum") + 0.5) / (number + 1.0)).to_numpy(float)
+
+
+def pair_scores(arms: pd.DataFrame, pairs: pd.DataFrame, observed: pd.DataFrame, seed: int = 1) -> pd.DataFrame:
+    """Scores of predicted arms and pairs against the mice that were left out.
+
+    Parameters
+    ----------
+    arms, pairs
+        From :mod:`vtrial.pairs`.
+    observed
+        tumour_type, pdx_model, arm, responds; one row a mouse.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        score, value, low, high: mean absolute error (fraction), interval score, misses and number of arms, log score a
+        pair, that of the null model :func:`rate_of_others`, and their difference with a 95 % interval (bootstrap of
+        whole PDX models, since the mice of one model are alike).
+    """
+    rate = observed.groupby(["tumour_type", "arm"])["responds"].mean().rename("observed")
+    arms = arms.join(rate, on=["tumour_type", "arm"]).dropna(subset="observed")
+    error = (arms["mean"] - arms["observed"]).to_numpy(float)
+    width = interval_score(arms["q05"], arms["q95"], arms["observed"])
+    outside = (arms["observed"] < arms["q05"] - 1e-9) | (arms["observed"] > arms["q95"] + 1e-9)
+    keys = ["tumour_type", "pdx_model", "arm"]
+    mice = observed.merge(pairs[[*keys, "probability"]], on=keys, how="inner", validate="many_to_one")
+    own = log_score(mice["probability"], mice["responds"])
+    null = log_score(rate_of_others(mice), mice["responds"])
+    difference = pd.Series(own - null).groupby(mice["pdx_model"].to_numpy()).agg(["sum", "size"])
+    generator = np.random.default_rng(seed)
+    pick = generator.integers(0, len(difference), (NUM_RESAMPLES, len(difference)))
+    total, size = difference["sum"].to_numpy()[pick], difference["size"].to_numpy()[pick]
+    low, high = np.quantile(total.sum(1) / size.sum(1), [0.025, 0.975])
+    rows = [
+        ("arms", len(arms), None, None),
+        ("mean_absolute_error", np.abs(error).mean(), None, None),
+        ("mean_error", error.mean(), None, None),
+        ("misses", int(outside.sum()), None, None),
+        ("interval_score", width.mean(), None, None),
+        ("pairs", len(mice), None, None),
+        ("log_score", own.mean(), None, None),
+        ("log_score_rate_of_other_models", null.mean(), None, None),
+        ("log_score_difference", float((own - null).mean()), low, high),
+    ]
+    return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
