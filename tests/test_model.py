@@ -19,10 +19,12 @@ from vtrial.dataset import Dataset, read_dataset
 from vtrial.evidence import Evidence
 from vtrial.inference import mouse_draws
 from vtrial.model import arrays_of, build_model, evidence_density, truncated_normal
-from vtrial.model_format import PRIORS
+from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 
 LOSS_RATE = 0.02
+FORGET, WHITE = 12.0, 0.2
+SHAPE = CurveShape(LOSS_RATE, FORGET, WHITE)
 REFERENCE_DAYS = 28.0
 SMOOTHING = 0.05
 CLASSES = {"A": "MEK", "B": "PI3K", "C": "MEK"}
@@ -211,10 +213,19 @@ def mice_of(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict
             measured=np.log(rows["volume_mm3"].to_numpy()),
             mean=p["mu_intercept"] + growth * day - growth * p["slowing"] * waning,
             slope=-growth * day + growth * p["loss"] * waning,
-            covariance=columns @ spread @ columns.T + sigma**2 * np.eye(len(day)),
+            covariance=columns @ spread @ columns.T + sigma**2 * residual(day),
             hidden=rows["censored"].to_numpy(),
         )
     return mice
+
+
+def residual(day: np.ndarray) -> np.ndarray:
+    """Covariance of the residuals over sigma^2, entry by entry: a process that starts at 0, and reading error."""
+
+    def entry(s: float, t: float) -> float:
+        return WHITE * (s == t) + (1 - WHITE) * (np.exp(-abs(s - t) / FORGET) - np.exp(-(s + t) / FORGET))
+
+    return np.array([[entry(s, t) for s in day] for t in day])
 
 
 def combined(effect: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> float:
@@ -315,7 +326,7 @@ class Small(NamedTuple):
 def small(tmp_path_factory) -> Small:
     """Every kind of cell, and evidence; seven points from one program."""
     dataset = table_of(tmp_path_factory.mktemp("small"), SMALL)
-    panel = build_panel(dataset, CLASSES, LOSS_RATE, [("A", "T1"), ("B", "OV")])
+    panel = build_panel(dataset, CLASSES, SHAPE, [("A", "T1"), ("B", "OV")])
     cell = panel.labels.drug_type.index
     counts = (np.array([3.0]), np.array([9.0]), np.array([0.8]))
     observed = (np.array([0.4]), np.array([0.1]))
@@ -367,7 +378,7 @@ def test_effect_behind_a_combination_is_drawn_given_its_lone_mouse(small):
 def test_density_without_combinations(tmp_path):
     mice = {name: row for name, row in SMALL.items() if "+" not in row[2]}
     dataset = table_of(tmp_path, mice)
-    panel = build_panel(dataset, CLASSES, LOSS_RATE)
+    panel = build_panel(dataset, CLASSES, SHAPE)
     assert panel.labels.pdx_model_drug == ("M2 | A",), "the replicated cell alone is explicit"
     with jax.enable_x64(True):
         (point,) = points_of(panel, [1])
@@ -440,7 +451,7 @@ def test_censored_density_is_the_probability_below_the_limit(tmp_path, hidden_li
     """Averaged over its uniforms, the sequential density is the normal orthant probability of the dense conditional."""
     low, slope = HIDDEN[where]
     dataset = table_of(tmp_path, CENSORED, low, slope)
-    panel = build_panel(dataset, CLASSES, LOSS_RATE)
+    panel = build_panel(dataset, CLASSES, SHAPE)
     order = [panel.labels.mouse[i] for i in panel.censored.mouse]
     assert sorted(order) == sorted(f"S/{mouse}" for mouse in low)
     # Sobol points in 3 x 4 dimensions; eight scrambles tell the error of their mean

@@ -7,13 +7,16 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from vtrial.dataset import read_dataset
 from vtrial.errors import InputError
 from vtrial.growth import basis
-from vtrial.panel import MAX_CENSORED, Panel, build_panel, mouse_basis
+from vtrial.model_format import CurveShape
+from vtrial.panel import MAX_CENSORED, Censored, Panel, build_panel, mouse_basis
 
 LOSS_RATE = 0.02
+WHITE = CurveShape(LOSS_RATE, 0.0, 0.0)
 CLASSES = {"A": "MEK", "B": "PI3K", "C": "MEK", "D": "FAK"}
 DAYS = (0.0, 4.0, 9.0, 15.0, 22.0, 30.0)
 #: mouse -> tumour type, PDX model, arm, slope of ln volume, number of measurements
@@ -70,7 +73,7 @@ def panel(tmp_path_factory, curves) -> Panel:
     # combinations first in the file: the panel must not rely on the order of the table
     order = sorted(MICE, key=lambda mouse: (-len(MICE[mouse][2]), mouse))
     dataset = read_dataset(write(tmp_path_factory.mktemp("panel"), curves, order))
-    return build_panel(dataset, CLASSES, LOSS_RATE, [("D", "OV"), ("A", "T1"), ("D", "OV")])
+    return build_panel(dataset, CLASSES, WHITE, [("D", "OV"), ("A", "T1"), ("D", "OV")])
 
 
 def row(panel: Panel, mouse: str) -> int:
@@ -171,7 +174,38 @@ def test_censored_rows_latest_first(panel, curves):
         assert censored.present[q].tolist() == [k < len(low) for k in range(MAX_CENSORED)]
         np.testing.assert_allclose(censored.basis[q, : len(low)], mouse_basis(low, LOSS_RATE))
         assert not censored.basis[q, len(low) :].any()
+        assert not censored.offset[q].any() and not censored.earlier[q].any() and np.all(censored.scale[q] == 1.0)
     assert (panel.curves.censored_mouse >= 0).sum() == 2
+
+
+@pytest.mark.parametrize("mouse", ["cc3", "ab3"])
+def test_hidden_days_one_after_the_other_are_the_dense_conditional(curves, tmp_path, mouse):
+    """At any coefficients and hidden ln volumes the product of their normals is the dense one given the seen days."""
+    shape = CurveShape(LOSS_RATE, 9.0, 0.25)
+    panel = build_panel(read_dataset(write(tmp_path, curves, list(MICE))), CLASSES, shape)
+    q = int(panel.curves.censored_mouse[row(panel, mouse)])
+    part = Censored(*(x[q] for x in panel.censored[:-1]), panel.censored.log_limit)
+    day, volume = curves[mouse]
+    low = np.flatnonzero(volume <= 10.0)[::-1]
+    seen = np.flatnonzero(volume > 10.0)
+    assert len(low) <= MAX_CENSORED
+    rng = np.random.default_rng(2)
+    theta, sigma = np.array([5.0, -0.1, 0.05]) + 0.01 * rng.normal(size=3), 0.3
+    hidden = 1.5 + rng.normal(size=len(low))
+    total = 0.0
+    for k in range(len(low)):
+        mean = part.basis[k] @ theta + part.offset[k] + part.earlier[k, :k] @ hidden[:k]
+        total += stats.norm.logpdf(hidden[k], mean, sigma * part.scale[k])
+        assert not part.earlier[k, k:].any()
+    correlation = 0.75 * (np.exp(-np.abs(day[:, None] - day) / 9) - np.exp(-(day[:, None] + day) / 9)) + 0.25 * np.eye(
+        len(day)
+    )
+    columns = np.stack([np.ones_like(day), day, day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE], 1)
+    cross = correlation[np.ix_(low, seen)] @ np.linalg.inv(correlation[np.ix_(seen, seen)])
+    mean = columns[low] @ theta + cross @ (np.log(volume[seen]) - columns[seen] @ theta)
+    covariance = correlation[np.ix_(low, low)] - cross @ correlation[np.ix_(seen, low)]
+    expected = stats.multivariate_normal.logpdf(hidden, mean, sigma**2 * covariance)
+    np.testing.assert_allclose(total, expected, rtol=1e-9)
 
 
 def test_statistics_are_least_squares(panel, curves):
@@ -196,9 +230,7 @@ def test_statistics_are_least_squares(panel, curves):
 
 
 def test_order_of_the_table_does_not_matter(panel, curves, tmp_path):
-    other = build_panel(
-        read_dataset(write(tmp_path, curves, list(MICE))), CLASSES, LOSS_RATE, [("A", "T1"), ("D", "OV")]
-    )
+    other = build_panel(read_dataset(write(tmp_path, curves, list(MICE))), CLASSES, WHITE, [("A", "T1"), ("D", "OV")])
     assert sorted(other.labels.mouse) == sorted(panel.labels.mouse)
     for name in MICE:
         i, j = row(panel, name), row(other, name)
@@ -214,7 +246,7 @@ def test_many_censored_days_are_thinned_and_keep_first_and_last(tmp_path):
     text += "".join(f"S,T,M,c,untreated,{d:g},{v:g}\n" for d, v in zip(day, volume, strict=True))
     path = tmp_path / "table.csv"
     path.write_text(text)
-    censored = build_panel(read_dataset(path), {}, LOSS_RATE).censored
+    censored = build_panel(read_dataset(path), {}, WHITE).censored
     days = censored.basis[0][:, 1]
     assert days[0] == 63.0 and days[-1] == 14.0 and len(days) == MAX_CENSORED
     assert np.all(np.diff(days) < 0) and set(days) <= set(day[2:])
@@ -224,9 +256,9 @@ def test_many_censored_days_are_thinned_and_keep_first_and_last(tmp_path):
 def test_a_drug_without_class_is_refused(tmp_path, curves):
     dataset = read_dataset(write(tmp_path, curves, list(MICE)))
     with pytest.raises(InputError, match="no mechanism class for drug 'C'"):
-        build_panel(dataset, {k: v for k, v in CLASSES.items() if k != "C"}, LOSS_RATE)
+        build_panel(dataset, {k: v for k, v in CLASSES.items() if k != "C"}, WHITE)
     with pytest.raises(InputError, match="no mechanism class for drug 'Z'"):
-        build_panel(dataset, CLASSES, LOSS_RATE, [("Z", "OV")])
+        build_panel(dataset, CLASSES, WHITE, [("Z", "OV")])
 
 
 def test_first_growth_is_the_slope_of_the_faster_curves(panel, curves):

@@ -8,8 +8,9 @@ import xarray as xr
 
 from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
+from vtrial.model_format import CurveShape
 from vtrial.panel import Panel, build_panel
-from vtrial.posterior import DIMS, PDX_MODEL_LEVEL, POPULATION, Draws, to_datatree
+from vtrial.posterior import DIMS, PDX_MODEL_LEVEL, POPULATION, Draws, shape_of, to_datatree
 from vtrial.store import RunFolder
 
 TABLE = """\
@@ -31,7 +32,7 @@ STATS = ("diverging", "num_steps", "accept_prob", "energy", "potential_energy")
 def panel(tmp_path_factory) -> Panel:
     path = tmp_path_factory.mktemp("posterior") / "table.csv"
     path.write_text(TABLE)
-    return build_panel(read_dataset(path), {"BYL719": "PI3K", "LEE011": "CDK4/6"}, 0.02)
+    return build_panel(read_dataset(path), {"BYL719": "PI3K", "LEE011": "CDK4/6"}, CurveShape())
 
 
 def labels_of(panel: Panel, dim: str) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ def values_of(panel: Panel) -> dict[str, np.ndarray]:
 def tree_of(panel: Panel, values=None) -> xr.DataTree:
     rng = np.random.default_rng(1)
     stats = {name: rng.uniform(size=(CHAINS, NUM_DRAWS)) for name in STATS}
-    attributes = {"loss_rate": 0.02, "fit_key": "abc", "synthetic": 0}
+    attributes = {**CurveShape()._asdict(), "fit_key": "abc", "synthetic": 0}
     return to_datatree(panel, values or values_of(panel), stats, cells_of(panel), attributes, np.arange(4.0))
 
 
@@ -90,7 +91,7 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
     np.testing.assert_allclose(
         posterior["effect"].sel(drug_type="LEE011 | CM"), values["effect"][..., 2], err_msg="found by its label"
     )
-    assert tree.attrs["fit_key"] == "abc" and float(tree.attrs["loss_rate"]) == 0.02
+    assert tree.attrs["fit_key"] == "abc" and shape_of(tree) == CurveShape()
 
 
 def test_groups_of_the_file(panel, opened):

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from vtrial.dataset import Dataset, read_dataset
+from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.predict import (
     Cells,
@@ -16,6 +18,7 @@ from vtrial.predict import (
     arms_of,
     cells_of_arms,
     log_volume,
+    mid_interval,
     mouse_law,
     new_models,
     observed_response,
@@ -25,6 +28,8 @@ from vtrial.predict import (
 from vtrial.stopping import StoppingRule, features
 
 LOSS_RATE = 0.02
+FORGET, WHITE = 20.0, 0.1
+SHAPE = CurveShape(LOSS_RATE, FORGET, WHITE)
 REFERENCE_DAYS = 28.0
 SIGMAS = 5.0
 CLASSES = {"A": "MEK", "B": "PI3K"}
@@ -68,7 +73,7 @@ def test_curve_without_spread_is_the_equation():
     nothing = dict.fromkeys(("omega_intercept", "omega_mouse", "omega_curvature", "omega_ln_sigma"), 0.0)
     growth, effect = jnp.asarray([0.05, 0.02]), jnp.asarray([0.0, 1.4])
     quiet = law(**nothing, mu_ln_sigma=-30.0)
-    found = log_volume(jax.random.key(0), quiet, growth, effect, DAY, LOSS_RATE)
+    found = log_volume(jax.random.key(0), quiet, growth, effect, DAY, SHAPE)
     day = np.asarray(DAY, float)
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
     for i, (g, e) in enumerate(((0.05, 0.0), (0.02, 1.4))):
@@ -80,7 +85,7 @@ def test_curves_have_the_moments_of_the_model():
     """Mean and covariance of the ln volumes against the sums written out; the residual SD is log-normal over mice."""
     number, g, e = 200_000, 0.05, 0.4
     full = jnp.full(number, 1.0, jnp.float32)
-    found = np.asarray(log_volume(jax.random.key(1), law(), g * full, e * full, DAY, LOSS_RATE), float)
+    found = np.asarray(log_volume(jax.random.key(1), law(), g * full, e * full, DAY, SHAPE), float)
     day = np.asarray(DAY, float)
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
     bend = 1 - (1 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
@@ -89,7 +94,8 @@ def test_curves_have_the_moments_of_the_model():
     spread = np.diag([0.2**2, 0.3**2, 0.6**2])
     spread[1, 2] = spread[2, 1] = -0.4 * 0.3 * 0.6
     noise = np.exp(2 * -2.0 + 2 * 0.3**2)
-    covariance = own @ spread @ own.T + noise * np.eye(4)
+    process = np.exp(-np.abs(day[:, None] - day) / FORGET) - np.exp(-(day[:, None] + day) / FORGET)
+    covariance = own @ spread @ own.T + noise * (WHITE * np.eye(4) + (1 - WHITE) * process)
     sd = np.sqrt(np.diag(covariance))
     np.testing.assert_array_less(np.abs(found.mean(0) - mean), SIGMAS * sd / np.sqrt(number))
     # SE of a covariance of normals is at most sqrt(2 / n) of the product of SDs; the heavier residual adds a little
@@ -126,6 +132,30 @@ def test_no_two_models_are_the_same():
     assert len(np.unique(growth)) == 50 and len(np.unique(effect)) == 50
 
 
+def test_interval_of_a_count_by_hand():
+    """P(0) = 0.7, P(1) = 0.2, P(2) = 0.1: mid-distribution 0.35, 0.8, 0.95."""
+    count = np.repeat([0, 1, 2], [70, 20, 10])
+    assert mid_interval(count, 10) == pytest.approx((0.0, 0.2))
+    low, high = mid_interval(count, 10, level=0.4)  # at 0.3 and 0.7: 0, and 7/9 of the way from 0 to 1
+    assert (low, high) == pytest.approx((0.0, 0.1 * 0.35 / 0.45))
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.2])
+def test_intervals_of_rare_counts_cover_more_nearly_what_they_say(rate):
+    """Share of binomial counts outside a 90 % interval, averaged over rates about `rate`, against plain quantiles."""
+    rng = np.random.default_rng(4)
+    number, fraction = 40, np.arange(41) / 40
+    missed = {"mid": [], "plain": []}
+    for p in rate * np.exp(0.3 * rng.normal(size=400)):
+        count = rng.binomial(number, p, 4000)
+        bounds = {"mid": mid_interval(count, number), "plain": np.quantile(count / number, [0.05, 0.95])}
+        for name, (low, high) in bounds.items():
+            outside = (fraction < low - 1e-9) | (fraction > high + 1e-9)
+            missed[name].append(stats.binom.pmf(np.arange(number + 1), number, p) @ outside)
+    mid, plain = np.mean(missed["mid"]), np.mean(missed["plain"])
+    assert abs(mid - 0.1) < 0.85 * abs(plain - 0.1) and mid < 0.12
+
+
 @pytest.fixture(scope="module")
 def nobody_leaves() -> StoppingRule:
     size = features(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1)).shape[-1]
@@ -144,9 +174,7 @@ def test_counts_of_certain_responses(nobody_leaves):
         effect=[0.0, 3.0, 0.0], omega_effect=[0.0, 0.0, 0.0], **fixed, loss=0.0, omega_combination=0.0, gamma=[0]
     )
     member = jnp.repeat(jnp.arange(4), cells().num_models, total_repeat_length=10)
-    counts = response_counts(
-        jax.random.key(4), stacked(strong, weak), cells(), member, nobody_leaves, loss_rate=LOSS_RATE
-    )
+    counts = response_counts(jax.random.key(4), stacked(strong, weak), cells(), member, nobody_leaves, shape=SHAPE)
     np.testing.assert_array_equal(counts, [[3, 0, 4, 0], [0, 2, 0, 0]])
 
 
@@ -221,7 +249,7 @@ def test_cells_find_their_place_in_the_posterior(dataset):
 
 
 def test_predicted_arms_are_a_table_with_intervals(dataset, nobody_leaves):
-    predict = dict(min_models=1, loss_rate=LOSS_RATE)
+    predict = dict(min_models=1, shape=SHAPE)
     table = predict_arms(jax.random.key(5), posterior(200), dataset, CLASSES, nobody_leaves, **predict)
     assert list(table.columns) == ["tumour_type", "arm", "num_models", "observed", "mean", "q05", "q95"]
     at = table.set_index(["tumour_type", "arm"])
@@ -235,7 +263,5 @@ def test_predicted_arms_are_a_table_with_intervals(dataset, nobody_leaves):
 
 
 def test_no_arm_has_enough_models(dataset, nobody_leaves):
-    table = predict_arms(
-        jax.random.key(5), posterior(2), dataset, CLASSES, nobody_leaves, min_models=99, loss_rate=LOSS_RATE
-    )
+    table = predict_arms(jax.random.key(5), posterior(2), dataset, CLASSES, nobody_leaves, min_models=99, shape=SHAPE)
     assert table.empty and list(table.columns)[-1] == "q95"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
 from vtrial.dataset import read_dataset
+from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.stopping import StoppingRule, features
 from vtrial.twin import synthetic_twin
@@ -40,7 +40,7 @@ def twin_of_a_panel(tmp_path_factory):
     dataset = read_dataset(path)
     number = features(np.zeros(1), np.zeros(1), np.zeros(1), xp=np).shape[-1]
     never = StoppingRule(jnp.zeros(number, jnp.float32).at[0].set(-4.0), 4.0)
-    return dataset, synthetic_twin(jax.random.key(2), population(), dataset, never, loss_rate=0.02)
+    return dataset, synthetic_twin(jax.random.key(2), population(), dataset, never, shape=CurveShape())
 
 
 def test_twin_has_the_shape_of_the_panel_and_names_of_its_own(twin_of_a_panel):

@@ -140,6 +140,12 @@ class FitConfig(Section):
     loss_rate: float = Field(
         default=0.02, gt=0, le=1, description="rate at which effect or growth changes with time, 1/day"
     )
+    residual_days: float = Field(
+        default=30.0, ge=0, le=1000, description="days over which residuals of ln volume forget; 0 for independent ones"
+    )
+    residual_white: float = Field(
+        default=0.04, gt=0, le=1, description="share of the residual variance that is reading error"
+    )
     drug_classes: dict[Text, Text] = Field(default={}, description="drug: class, beyond the shipped list")
     evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")
     seed: Seed = Field(default=1, description="seed of the fit")

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vtrial.config import FitConfig
 from vtrial.devices import Kind, devices_for, fit_kind
 from vtrial.diagnostics import check_gates, summarise
 from vtrial.errors import InputError
@@ -19,7 +20,7 @@ from vtrial.evidence import evidence_arrays
 from vtrial.inference import fit, mouse_draws
 from vtrial.inputs import Inputs
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import PRIORS
+from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import build_panel
 from vtrial.posterior import NUM_CELL_DRAWS, PDX_MODEL_LEVEL, POPULATION, spread_evenly, to_datatree
 from vtrial.progress import Progress
@@ -48,7 +49,7 @@ def fit_stage(
     experiment, config = inputs.experiment, inputs.experiment.fit
     begun = time.perf_counter()
     cells = list(zip(inputs.evidence["drug"], inputs.evidence["tumour_type"], strict=True))
-    panel = build_panel(inputs.dataset, inputs.drug_class, config.loss_rate, cells)
+    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
     sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood")
@@ -71,7 +72,7 @@ def fit_stage(
     attributes = {
         "experiment": experiment.name,
         "fit_key": inputs.fit_key,
-        "loss_rate": config.loss_rate,
+        **curve_shape(config)._asdict(),
         "detection_limit_mm3": inputs.dataset.detection_limit_mm3,
         "stopping_gap_days": stopping.gap_days,
         "synthetic": int(experiment.data.synthetic),
@@ -95,6 +96,11 @@ def fit_stage(
     }
     folder.update_manifest({"fit": entry})
     return entry
+
+
+def curve_shape(config: FitConfig) -> CurveShape:
+    """The constants of a curve that a configuration sets."""
+    return CurveShape(config.loss_rate, config.residual_days, config.residual_white)
 
 
 def _regated(inputs: Inputs, folder: RunFolder, entry: Mapping[str, Any]) -> dict[str, Any]:

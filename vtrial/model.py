@@ -6,6 +6,7 @@ For measurement j of mouse i of PDX model m under arm a
     s_i     = g_m (1 - rho_ma) + delta_i                                rate at day 0
     c_i     = g_m (loss rho_ma - slowing) + zeta_i                      rate that comes back, or goes, as time passes
 
+where ``eps_i`` is ``sigma_i`` times a process that forgets within weeks (:class:`vtrial.model_format.CurveShape`),
 with ``g_m`` the growth of the PDX model (log-normal about its tumour type), ``rho_ma`` the fraction of growth removed
 (normal about its drug x tumour type, drugs about their class; combinations by :func:`vtrial.treatment.combine`),
 ``delta_i`` and ``zeta_i`` the mouse, and one residual scale a mouse. ``(eta_i, s_i, c_i)`` is integrated out exactly
@@ -182,7 +183,7 @@ def _curves(shared, arrays: ModelArrays, sigma, growth, effect, spread, part: sl
     )
     statistics = curves.statistics[part]
     whitened = marginal.whiten(statistics[:, :-1])
-    density = marginal.log_density(whitened, statistics[:, -1])
+    density = marginal.log_density(whitened, statistics[:, -1]) + curves.log_jacobian[part]
     return _Part(mean, covariance, whitened, density, effect, spread, effect_loading(shared, growth[part], spread))
 
 
@@ -202,7 +203,7 @@ def build_model(
         ``mouse_covariance`` [S, 3, 3] of ``(eta, s, c)``, and how they hang together with the effect of the mouse's
         cell. The density is the same.
     """
-    labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.loss_rate)
+    labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.shape.loss_rate)
     num_mice, num_sites = len(labels.mouse), len(labels.pdx_model_drug)
     num_cells, num_censored = len(labels.combination_cell), len(panel.censored.mouse)
     num_shared = int((panel.combinations.shared >= 0).sum())
@@ -340,16 +341,17 @@ def _censored_density(parts: list[_Part], arrays: ModelArrays, sigma, num_single
     choose = from_single[:, None]
     mean = means[0] if len(means) == 1 else jnp.where(choose, *means)
     covariance = covariances[0] if len(means) == 1 else jnp.where(choose[:, :, None], *covariances)
-    variance = jnp.square(sigma[censored.mouse])
-    total = jnp.zeros(num_mice)
+    total, drawn = jnp.zeros(num_mice), []
     for k in range(num_rows):
         row, present = censored.basis[:, k], censored.present[:, k]
         along = jnp.einsum("qij,qj->qi", covariance, row)
-        scale = jnp.sqrt(jnp.sum(row * along, axis=-1) + variance)
-        centre = jnp.sum(row * mean, axis=-1)
+        scale = jnp.sqrt(jnp.sum(row * along, axis=-1) + jnp.square(sigma[censored.mouse] * censored.scale[:, k]))
+        centre = jnp.sum(row * mean, axis=-1) + censored.offset[:, k]
+        centre = centre + sum((censored.earlier[:, k, j] * drawn[j] for j in range(k)), start=jnp.zeros(num_mice))
         bound = (censored.log_limit - centre) / scale
         total += jnp.where(present, log_ndtr(bound), 0.0)
         hidden = truncated_normal(u[:, k], bound)
+        drawn.append(centre + scale * hidden)
         gain = jnp.where(present, 1.0, 0.0)[:, None] * along / scale[:, None]
         mean = mean + gain * hidden[:, None]
         covariance = covariance - gain[:, :, None] * gain[:, None, :]

@@ -1,7 +1,28 @@
-"""What the fit key says of the model, without JAX: its format number and the priors that it reads."""
+"""What is fixed of the model before any curve is seen, without JAX: format number, priors, shape of a curve."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 #: raised whenever the numbers that a fit gives change
-FIT_FORMAT = 1
+FIT_FORMAT = 2
+
+
+class CurveShape(NamedTuple):
+    """Constants of the curve of one mouse; part of the configuration, not fitted.
+
+    A curve wanders from its own smooth course: the residuals of ln volume have the covariance
+
+        sigma^2 [(1 - w) (exp(-|t - s| / tau) - exp(-(t + s) / tau)) + w 1{t = s}]      tau, w: residual_days, _white
+
+    an Ornstein-Uhlenbeck process that starts at 0 on day 0, and independent reading error. `sigma` is the SD that it
+    settles at.
+    """
+
+    loss_rate: float = 0.02  # 1/day, of the third basis function
+    residual_days: float = 30.0  # days over which residuals forget; 0: all of them are independent
+    residual_white: float = 0.04  # share of the residual variance, in (0, 1]
+
 
 #: priors that the model reads; their entries are part of the fit key
 PRIORS = (

@@ -19,8 +19,9 @@ import xarray as xr
 from vtrial.arms import arm_fault, parts_of
 from vtrial.dataset import Dataset
 from vtrial.errors import InputError
-from vtrial.posterior import Draws
-from vtrial.predict import NUM_MEASUREMENTS, MouseLaw, log_volume, mouse_law, observed_response
+from vtrial.model_format import CurveShape
+from vtrial.posterior import Draws, shape_of
+from vtrial.predict import NUM_MEASUREMENTS, MouseLaw, log_volume, mid_interval, mouse_law, observed_response
 from vtrial.priors import Priors
 from vtrial.response import CR, MRECIST_PDXE, PR, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
@@ -104,7 +105,7 @@ def predict_pairs(
         jnp.asarray(growth, jnp.float32),
         jnp.asarray(effect, jnp.float32),
         stopping,
-        loss_rate=float(tree.attrs["loss_rate"]),
+        shape=shape_of(tree),
     )
     responds = np.asarray(responds)
     table = pairs[list(COLUMNS)].assign(
@@ -119,16 +120,16 @@ def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        tumour_type, arm, num_models, mean, q05, q95 (bounds of the central 90 % predictive interval), in_sample (if
-        the fit has seen any of the listed models under the arm).
+        tumour_type, arm, num_models, mean, q05, q95 (90 % predictive interval, :func:`vtrial.predict.mid_interval`),
+        in_sample (if the fit has seen any of the listed models under the arm).
     """
     rows = []
     for name, index in pairs.groupby(["tumour_type", "arm"], sort=False).indices.items():
         tumour_type, arm = cast(tuple[str, str], name)
-        fraction = responds[:, :, index].mean(-1).ravel()
-        low, high = np.quantile(fraction, [0.05, 0.95])
+        count = responds[:, :, index].sum(-1)
+        low, high = mid_interval(count, len(index))
         seen = bool(pairs["in_sample"].iloc[index].any())
-        rows.append((tumour_type, arm, len(index), fraction.mean(), low, high, seen))
+        rows.append((tumour_type, arm, len(index), count.mean() / len(index), low, high, seen))
     names = ["tumour_type", "arm", "num_models", "mean", "q05", "q95", "in_sample"]
     return pd.DataFrame(rows, columns=names)
 
@@ -196,8 +197,8 @@ class _KnownModels:
 _combine = jax.jit(combine)
 
 
-@partial(jax.jit, static_argnames=("loss_rate",))
-def _respond(key, laws: MouseLaw, growth, effect, stopping: StoppingRule, *, loss_rate: float):
+@partial(jax.jit, static_argnames=("shape",))
+def _respond(key, laws: MouseLaw, growth, effect, stopping: StoppingRule, *, shape: CurveShape):
     """Whether each of the new mice responds, [D, mice, pairs]."""
     day = stopping.gap_days * jnp.arange(NUM_MEASUREMENTS, dtype=jnp.float32)
 
@@ -206,7 +207,7 @@ def _respond(key, laws: MouseLaw, growth, effect, stopping: StoppingRule, *, los
 
         def one_mouse_each(key):
             key_mouse, key_stop = jax.random.split(key)
-            measured = log_volume(key_mouse, law, growth, effect, day, loss_rate)
+            measured = log_volume(key_mouse, law, growth, effect, day, shape)
             valid = stay(key_stop, stopping, measured, day)
             read = partial(mrecist_curve, rule=MRECIST_PDXE)
             code = mrecist_class(*jax.vmap(read, in_axes=(0, None, 0))(jnp.exp(measured), day, valid))

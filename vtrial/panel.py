@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import solve_triangular
 
 from vtrial.dataset import Dataset
 from vtrial.errors import InputError
+from vtrial.model_format import CurveShape
 
 #: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to
 #: lie below the limit on the first and the last day and twice between, the other days below the limit say next to
@@ -42,8 +44,9 @@ class Curves(NamedTuple):
     Rows with one treatment or none come first (`num_single` of them), combinations after.
     """
 
-    statistics: np.ndarray  # [S, p + 1]  z = Q'y and the residual sum of squares
+    statistics: np.ndarray  # [S, p + 1]  z = Q'y and the residual sum of squares, of the decorrelated curve
     triangle: np.ndarray  # [S, p, p]   R
+    log_jacobian: np.ndarray  # [S]  of the decorrelation
     num_measurements: np.ndarray  # [S]
     pdx_model: np.ndarray  # [S] index
     treated: np.ndarray  # [S] bool
@@ -73,10 +76,17 @@ class Combinations(NamedTuple):
 
 
 class Censored(NamedTuple):
-    """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last included."""
+    """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last included.
+
+    Given the coefficients theta, the uncensored days and the hidden ln volumes h of the rows before it, row k is
+    ``Normal(basis_k theta + offset_k + earlier_k h, scale_k^2 sigma^2)``.
+    """
 
     mouse: np.ndarray  # [Q] index into the curves
     basis: np.ndarray  # [Q, K, p]
+    offset: np.ndarray  # [Q, K]
+    earlier: np.ndarray  # [Q, K, K] strictly lower triangular
+    scale: np.ndarray  # [Q, K]
     present: np.ndarray  # [Q, K] bool
     log_limit: float
 
@@ -94,7 +104,7 @@ class Panel(NamedTuple):
     drug_class: np.ndarray  # [drug] index
     drug_type_drug: np.ndarray  # [drug_type]
     pair_classes: tuple[tuple[str, ...], ...]
-    loss_rate: float  # 1/day, of the basis
+    shape: CurveShape
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
 
 
@@ -103,9 +113,23 @@ def mouse_basis(day: np.ndarray, loss_rate: float) -> np.ndarray:
     return np.stack([np.ones_like(day), day, day + np.expm1(-loss_rate * day) / loss_rate], axis=-1)
 
 
-def _summarise(day: np.ndarray, log_volume: np.ndarray, loss_rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """``[z, RSS]`` and R of one curve; curves shorter than the basis get zero rows."""
-    columns = mouse_basis(day, loss_rate)
+def residual_covariance(day: np.ndarray, shape: CurveShape) -> np.ndarray:
+    """Covariance of the residuals of one curve over sigma^2, [T, T]; see :class:`vtrial.model_format.CurveShape`."""
+    if shape.residual_days == 0.0:
+        return np.eye(len(day))
+    apart, together = np.abs(day[:, None] - day[None, :]), day[:, None] + day[None, :]
+    process = np.exp(-apart / shape.residual_days) - np.exp(-together / shape.residual_days)
+    return (1.0 - shape.residual_white) * process + shape.residual_white * np.eye(len(day))
+
+
+def _summarise(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, np.ndarray, float]:
+    """``[z, RSS]`` and R of one curve whose residuals are made independent, and the log Jacobian of that.
+
+    Curves shorter than the basis get zero rows.
+    """
+    root = np.linalg.cholesky(residual_covariance(day, shape))
+    columns = solve_triangular(root, mouse_basis(day, shape.loss_rate), lower=True)
+    log_volume = solve_triangular(root, log_volume, lower=True)
     size = columns.shape[1]
     orthogonal, triangle = np.linalg.qr(columns)
     z = orthogonal.T @ log_volume
@@ -114,13 +138,44 @@ def _summarise(day: np.ndarray, log_volume: np.ndarray, loss_rate: float) -> tup
     statistics[: len(z)] = z
     statistics[size] = rest @ rest if len(day) > size else 0.0
     padded[: len(z)] = triangle
-    return statistics, padded
+    return statistics, padded, -float(np.log(np.diag(root)).sum())
+
+
+def _hidden_rows(day: np.ndarray, hidden: np.ndarray, log_volume: np.ndarray, shape: CurveShape):
+    """Basis, offset, earlier, scale and present of the `hidden` days (indices, in order), as in `Censored`.
+
+    Their residuals are correlated with those that are seen: conditioning gives a mean and a covariance, whose unit
+    triangular factor takes the hidden days one after the other.
+    """
+    seen = np.setdiff1d(np.arange(len(day)), hidden)
+    covariance, columns = residual_covariance(day, shape), mouse_basis(day, shape.loss_rate)
+    gain = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, hidden)]).T
+    root = np.linalg.cholesky(covariance[np.ix_(hidden, hidden)] - gain @ covariance[np.ix_(seen, hidden)])
+    scale = np.diag(root)
+    unit = root / scale
+    number = len(hidden)
+    rows, offset, earlier = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED), np.zeros((MAX_CENSORED, MAX_CENSORED))
+    rows[:number] = np.linalg.solve(unit, columns[hidden] - gain @ columns[seen])
+    offset[:number] = np.linalg.solve(unit, gain @ log_volume[seen])
+    earlier[:number, :number] = np.eye(number) - np.linalg.inv(unit)
+    padded_scale = np.ones(MAX_CENSORED)
+    padded_scale[:number] = scale
+    return rows, offset, earlier, padded_scale, np.arange(MAX_CENSORED) < number
+
+
+def _censored(mouse: list[int], parts: list[tuple[np.ndarray, ...]], log_limit: float) -> Censored:
+    """Rows of all censored mice; empty arrays of the right shape where there is none."""
+    size = MAX_CENSORED
+    empty = (np.zeros((0, size, 3)), *(np.zeros(s) for s in ((0, size), (0, size, size), (0, size))))
+    stacked = [np.stack(x) for x in zip(*parts, strict=True)] if parts else [*empty, np.zeros((0, size), bool)]
+    basis, offset, earlier, scale, present = stacked
+    return Censored(np.array(mouse, dtype=np.int32), basis, offset, earlier, scale, present, log_limit)
 
 
 def build_panel(
     dataset: Dataset,
     drug_class: Mapping[str, str],
-    loss_rate: float,
+    shape: CurveShape,
     evidence_cells: Iterable[tuple[str, str]] = (),
 ) -> Panel:
     """Summarise a checked table for the fit.
@@ -131,8 +186,8 @@ def build_panel(
         Checked table; excluded rows and mice with fewer than two usable measurements are left out.
     drug_class
         Mechanism class of every drug of the table.
-    loss_rate
-        1/day, of the basis.
+    shape
+        Constants of a curve: basis and correlation of residuals.
     evidence_cells
         Pairs of a drug and a tumour type that published summaries speak of; they may be absent from the table.
 
@@ -195,21 +250,23 @@ def build_panel(
     groups = dict(tuple(table.groupby("mouse_key", sort=False)))
     num_mice = len(mice)
     statistics, triangle = np.zeros((num_mice, 4)), np.zeros((num_mice, 3, 3))
-    num_measurements = np.zeros(num_mice)
-    censored_of, censored_rows, censored_present = [], [], []
+    num_measurements, log_jacobian = np.zeros(num_mice), np.zeros(num_mice)
+    censored_of: list[int] = []
+    hidden_parts: list[tuple[np.ndarray, ...]] = []
     for i, key in enumerate(mice.index):
         curve = groups[key]
         below = curve["censored"].to_numpy()
         day, volume = curve["day"].to_numpy(float), curve["volume_mm3"].to_numpy(float)
-        statistics[i], triangle[i] = _summarise(day[~below], np.log(volume[~below]), loss_rate)
+        log_volume = np.log(np.where(below, 1.0, volume))
+        statistics[i], triangle[i], log_jacobian[i] = _summarise(day[~below], log_volume[~below], shape)
         num_measurements[i] = (~below).sum()
         if below.any():
-            kept = np.unique(np.linspace(0, below.sum() - 1, MAX_CENSORED).round().astype(int))
-            rows = np.zeros((MAX_CENSORED, 3))
             # latest first: it binds hardest, and once it holds the earlier ones nearly do (see model._censored_density)
-            rows[: len(kept)] = mouse_basis(day[below][kept][::-1], loss_rate)
-            censored_rows.append(rows)
-            censored_present.append(np.arange(MAX_CENSORED) < len(kept))
+            chosen = np.unique(np.linspace(0, below.sum() - 1, MAX_CENSORED).round().astype(int))[::-1]
+            low, kept = np.flatnonzero(below)[chosen], ~below
+            kept[low] = True
+            place = np.searchsorted(np.flatnonzero(kept), low)
+            hidden_parts.append(_hidden_rows(day[kept], place, log_volume[kept], shape))
             censored_of.append(i)
     censored_mouse = np.full(num_mice, -1, dtype=np.int32)
     censored_mouse[censored_of] = np.arange(len(censored_of))
@@ -280,6 +337,7 @@ def build_panel(
         curves=Curves(
             statistics,
             triangle,
+            log_jacobian,
             num_measurements,
             mice["model"].to_numpy(np.int32),
             mice["num_drugs"].to_numpy() > 0,
@@ -302,16 +360,11 @@ def build_panel(
             np.array([arm_type_index[(arm, int(model_type[m]))] for m, arm in cells], dtype=np.int32),
             np.where(several, np.cumsum(several) - 1, -1).astype(np.int32),
         ),
-        censored=Censored(
-            np.array(censored_of, dtype=np.int32),
-            np.array(censored_rows).reshape(-1, MAX_CENSORED, 3),
-            np.array(censored_present).reshape(-1, MAX_CENSORED),
-            float(np.log(dataset.detection_limit_mm3)),
-        ),
+        censored=_censored(censored_of, hidden_parts, float(np.log(dataset.detection_limit_mm3))),
         pdx_model_type=model_type,
         drug_class=np.array([classes.index(drug_class[d]) for d in used], dtype=np.int32),
         drug_type_drug=np.array([drug_index[d] for d, _ in pairs_of_type], dtype=np.int32),
         pair_classes=tuple(pair_names),
-        loss_rate=loss_rate,
+        shape=shape,
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
     )

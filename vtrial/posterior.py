@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from vtrial.model_format import CurveShape
 from vtrial.panel import Panel
 
 #: dims of the sites after (chain, draw); sites not named here are scalars
@@ -156,6 +157,11 @@ def to_datatree(
     )
     tree.attrs.update(attributes)
     return tree
+
+
+def shape_of(tree: xr.DataTree) -> CurveShape:
+    """The constants of a curve that a posterior was fitted with."""
+    return CurveShape(*(float(tree.attrs[name]) for name in CurveShape._fields))
 
 
 def spread_evenly(size: int, total: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vtrial.dataset import Dataset
 from vtrial.growth import basis
 from vtrial.model import reference_bend
+from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
@@ -66,18 +67,29 @@ def mouse_law(draws: Draws) -> MouseLaw:
     return MouseLaw(*(pick(name) for name in MouseLaw._fields))
 
 
-def log_volume(key: Array, law: MouseLaw, growth, effect, day, loss_rate: float):
+def residual_root(day: Float[Array, " T"], shape: CurveShape) -> Float[Array, "T T"]:
+    """Lower factor of :func:`vtrial.panel.residual_covariance`, on the device."""
+    if shape.residual_days == 0.0:
+        return jnp.eye(day.shape[0], dtype=day.dtype)
+    apart, together = jnp.abs(day[:, None] - day[None, :]), day[:, None] + day[None, :]
+    process = jnp.exp(-apart / shape.residual_days) - jnp.exp(-together / shape.residual_days)
+    white = shape.residual_white
+    return jnp.linalg.cholesky((1.0 - white) * process + white * jnp.eye(day.shape[0], dtype=day.dtype))
+
+
+def log_volume(key: Array, law: MouseLaw, growth, effect, day, shape: CurveShape):
     """Measured ln volume of new mice, [N, T], given the growth (1/day) and the effect of their PDX models, [N]."""
     key_mouse, key_scale, key_noise = jax.random.split(key, 3)
     z = jax.random.normal(key_mouse, (3, *growth.shape), jnp.float32)
     rho = law.curvature_correlation
     intercept = law.mu_intercept + law.omega_intercept * z[0]
     bend = law.omega_curvature * (rho * z[1] + jnp.sqrt(1.0 - rho**2) * z[2])
-    rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(loss_rate) * bend)
+    rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(shape.loss_rate) * bend)
     curvature = growth * (law.loss * effect - law.slowing + bend)
     sigma = jnp.exp(law.mu_ln_sigma + law.omega_ln_sigma * jax.random.normal(key_scale, growth.shape, jnp.float32))
-    mean = jnp.stack([intercept, rate, curvature], axis=-1) @ basis(day, loss_rate).T
-    return mean + sigma[:, None] * jax.random.normal(key_noise, mean.shape, jnp.float32)
+    mean = jnp.stack([intercept, rate, curvature], axis=-1) @ basis(day, shape.loss_rate).T
+    noise = jax.random.normal(key_noise, mean.shape, jnp.float32) @ residual_root(day, shape).T
+    return mean + sigma[:, None] * noise
 
 
 def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]):
@@ -95,7 +107,7 @@ def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]
     return growth, joint + spread * jax.random.normal(key_cell, member.shape, jnp.float32)
 
 
-@partial(jax.jit, static_argnames=("loss_rate", "rule"))
+@partial(jax.jit, static_argnames=("shape", "rule"))
 def response_counts(
     key: Array,
     laws: MouseLaw,
@@ -103,7 +115,7 @@ def response_counts(
     member: Int[Array, " N"],
     stopping: StoppingRule,
     *,
-    loss_rate: float,
+    shape: CurveShape,
     rule: MouseRule = MRECIST_PDXE,
 ) -> Int[Array, "D C"]:
     """Responders (mRECIST CR or PR) among new PDX models, one new mouse each, per posterior draw and cell."""
@@ -113,7 +125,7 @@ def response_counts(
         key, law = each
         key_model, key_mouse, key_stop = jax.random.split(key, 3)
         growth, effect = new_models(key_model, law, cells, member)
-        measured = log_volume(key_mouse, law, growth, effect, day, loss_rate)
+        measured = log_volume(key_mouse, law, growth, effect, day, shape)
         valid = stay(key_stop, stopping, measured, day)
         best, average = jax.vmap(partial(mrecist_curve, rule=rule), in_axes=(0, None, 0))(jnp.exp(measured), day, valid)
         code = mrecist_class(best, average)
@@ -122,6 +134,20 @@ def response_counts(
 
     keys = jax.random.split(key, laws.loss.shape[0])
     return jax.lax.map(one_draw, (keys, laws))
+
+
+def mid_interval(count: np.ndarray, number: int, level: float = 0.9) -> tuple[float, float]:
+    """Central interval of a fraction ``count / number`` from draws of the count, by the mid-distribution function.
+
+    Quantiles of a discrete variable cover more than they say, the more so the rarer the event: a 90 % interval of a
+    rate near 0 would hold 97 % of what is observed. The mid-distribution ``F(k) - P(k) / 2``, interpolated, splits each
+    atom evenly (Ma, Genton and Parzen 2011, Ann Inst Stat Math 63:227), so that coverage is nominal on average.
+    """
+    share = np.bincount(np.asarray(count).ravel(), minlength=number + 1) / np.size(count)
+    held = np.flatnonzero(share)
+    middle = np.cumsum(share)[held] - 0.5 * share[held]
+    low, high = np.interp([0.5 - 0.5 * level, 0.5 + 0.5 * level], middle, held / number)
+    return float(low), float(high)
 
 
 def arms_of(dataset: Dataset, min_models: int) -> pd.DataFrame:
@@ -174,7 +200,7 @@ def predict_arms(
     stopping: StoppingRule,
     *,
     min_models: int,
-    loss_rate: float,
+    shape: CurveShape,
 ) -> pd.DataFrame:
     """`mouse_response.csv`: response fraction of every arm among as many **new** PDX models, one new mouse each.
 
@@ -191,8 +217,9 @@ def predict_arms(
     cells = cells_of_arms(arms, dataset, draws, drug_class)
     number = arms["num_models"].to_numpy()
     member = jnp.asarray(np.repeat(np.arange(len(arms)), number))
-    counts = response_counts(key, mouse_law(draws), cells, member, stopping, loss_rate=loss_rate)
-    fraction = np.asarray(counts) / number
-    arms["mean"] = fraction.mean(0)
-    arms["q05"], arms["q95"] = np.quantile(fraction, [0.05, 0.95], axis=0)
+    counts = response_counts(key, mouse_law(draws), cells, member, stopping, shape=shape)
+    counts = np.asarray(counts)
+    arms["mean"] = (counts / number).mean(0)
+    bounds = [mid_interval(counts[:, c], int(n)) for c, n in enumerate(number)]
+    arms["q05"], arms["q95"] = np.array(bounds).T
     return arms

@@ -265,7 +265,7 @@ def twin(run_dir: Path, out: Path, *, seed: int) -> int:
 
     import jax
 
-    from vtrial.posterior import Draws
+    from vtrial.posterior import Draws, shape_of
     from vtrial.simulation import stopping_rule
     from vtrial.store import whole
     from vtrial.twin import synthetic_twin
@@ -278,7 +278,7 @@ def twin(run_dir: Path, out: Path, *, seed: int) -> int:
             Draws(tree, 1),
             inputs.dataset,
             stopping_rule(tree),
-            loss_rate=float(tree.attrs["loss_rate"]),
+            shape=shape_of(tree),
         )
     # no name and no time in the header: equal tables give equal bytes
     content = gzip.compress(table.to_csv(index=False, lineterminator="\n").encode(), compresslevel=9, mtime=0)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vtrial.devices import Kind, device_for, devices_for
 from vtrial.inputs import Inputs, marks
-from vtrial.posterior import Draws
+from vtrial.posterior import Draws, shape_of
 from vtrial.predict import predict_arms
 from vtrial.progress import Progress
 from vtrial.rates import COLUMNS, orr_rows, response_rates, superiority
@@ -40,7 +40,7 @@ def mice_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progre
             inputs.drug_class,
             rule,
             min_models=config.min_models,
-            loss_rate=float(tree.attrs["loss_rate"]),
+            shape=shape_of(tree),
         )
     # a trailing column, empty where there is nothing to warn of, so that the table never travels without its caveat
     table["note"] = "; ".join(marks(inputs.experiment, folder.manifest()))

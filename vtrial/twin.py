@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vtrial.dataset import Dataset
+from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.predict import NUM_MEASUREMENTS, arms_of, log_volume, mouse_law
 from vtrial.stopping import StoppingRule, stay
@@ -23,7 +24,7 @@ def synthetic_twin(
     dataset: Dataset,
     stopping: StoppingRule,
     *,
-    loss_rate: float,
+    shape: CurveShape,
     min_models: int = 10,
 ) -> pd.DataFrame:
     """Canonical long table of synthetic mice: as many PDX models a tumour type and arm as the table has, a mouse each.
@@ -38,8 +39,8 @@ def synthetic_twin(
         Gives the arms, and how many PDX models had each; combinations are left out.
     stopping
         When a mouse leaves.
-    loss_rate
-        1/day, of the fit.
+    shape
+        Constants of a curve in the fit.
     min_models
         Arms with fewer PDX models are left out.
 
@@ -69,7 +70,7 @@ def synthetic_twin(
                 index = drug_types.index(f"{drug} | {tumour_type}")
                 z = jax.random.normal(key_effect, (size,), jnp.float32)
                 effect = law.effect[index] + law.omega_effect[index] * z
-            measured = log_volume(key_mouse, law, growth[:size], effect, day, loss_rate)
+            measured = log_volume(key_mouse, law, growth[:size], effect, day, shape)
             kept = np.asarray(stay(key_stop, stopping, measured, day))
             volume = np.exp(np.asarray(measured, np.float64)).round(1)
             volume[volume <= dataset.detection_limit_mm3] = 0.0

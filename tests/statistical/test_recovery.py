@@ -13,13 +13,14 @@ from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
 from vtrial.inference import fit
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import PRIORS
+from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import build_panel
 from vtrial.priors import load_priors
 
 pytestmark = pytest.mark.slow
 
 LOSS_RATE = 0.02
+SHAPE = CurveShape(LOSS_RATE, 20.0, 0.1)
 REFERENCE_DAYS = 28.0
 DAYS = np.arange(0.0, 50.0, 4.0)
 CLASSES = {"A": "MEK", "B": "MEK", "C": "PI3K", "D": "PI3K", "E": "CDK", "F": "CDK"}
@@ -43,6 +44,8 @@ def simulate(rng: np.random.Generator) -> tuple[dict[str, float], list[str]]:
     """Truths by "site[label]", and the lines of a table of 40 models x (control, six drugs, A + C)."""
     truth, lines = dict(TRUTH), ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
     waning = DAYS - (1 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE
+    process = np.exp(-np.abs(DAYS[:, None] - DAYS) / 20.0) - np.exp(-(DAYS[:, None] + DAYS) / 20.0)
+    root = np.linalg.cholesky(0.9 * process + 0.1 * np.eye(len(DAYS)))
     bend = 1 - (1 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
     centre = {"A": 0.8, "B": 0.7, "C": 0.4, "D": 0.3, "E": 0.2, "F": 0.5}
     number = 0
@@ -70,7 +73,7 @@ def simulate(rng: np.random.Generator) -> tuple[dict[str, float], list[str]]:
                 own = TRUTH["omega_mouse"] * rate * DAYS + curve * (waning - bend * DAYS)
                 course = (1 - effect) * DAYS + (TRUTH["loss"] * effect - TRUTH["slowing"]) * waning
                 sigma = np.exp(TRUTH["mu_ln_sigma"] + TRUTH["omega_ln_sigma"] * rng.normal())
-                volume = np.exp(start + growth * (course + own) + sigma * rng.normal(size=len(DAYS)))
+                volume = np.exp(start + growth * (course + own) + sigma * root @ rng.normal(size=len(DAYS)))
                 lines += [
                     f"S,{kind},{model},{model}-{arm},{arm},{d:g},{v:.6g}" for d, v in zip(DAYS, volume, strict=True)
                 ]
@@ -82,7 +85,7 @@ def test_truths_lie_inside_their_intervals(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("\n".join(lines) + "\n")
     dataset = read_dataset(path)
-    panel = build_panel(dataset, CLASSES, LOSS_RATE)
+    panel = build_panel(dataset, CLASSES, SHAPE)
     config = FitConfig(chains=2, warmup=300, draws=400, block=100, svi_steps=1000, max_tree_depth=7)
     dims = {
         "ln_growth_type": "tumour_type",

@@ -27,14 +27,17 @@ import vtrial.model
 from vtrial.dataset import read_dataset
 from vtrial.inference import Start, first_guess, make_sampler
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import PRIORS
+from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
 
 LOSS_RATE = 0.05
+SHAPE = CurveShape(LOSS_RATE, 15.0, 0.2)
 REFERENCE_DAYS = 28.0
 SMOOTHING = 0.05
 DAYS = np.arange(0.0, 43.0, 6.0)
+PROCESS = np.exp(-np.abs(DAYS[:, None] - DAYS) / 15.0) - np.exp(-(DAYS[:, None] + DAYS) / 15.0)
+ROOT = np.linalg.cholesky(0.8 * PROCESS + 0.2 * np.eye(len(DAYS)))
 CLASSES = {"A": "MEK", "B": "PI3K"}
 WARMUP, KEPT, THIN = 120, 31, 8
 FAMILY_WISE = 0.05
@@ -174,7 +177,7 @@ def simulate(rng: np.random.Generator) -> tuple[dict[str, float], dict[str, np.n
         )
         killed = rho * g * (DAYS - t["loss"] * waning)
         sigma = np.exp(rng.normal(t["mu_ln_sigma"], t["omega_ln_sigma"]))
-        curves[mouse] = start + grown - killed + sigma * rng.normal(size=len(DAYS))
+        curves[mouse] = start + grown - killed + sigma * ROOT @ rng.normal(size=len(DAYS))
     t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
     # M0 and M1 have lone and replicated single agents behind a combination, M4 a drug that was never given alone
     t |= {"site M0 | A": cells["M0", "A"], "site M1 | A": cells["M1", "A"], "site M4 | B": cells["M4", "B"]}
@@ -188,7 +191,7 @@ class Design(NamedTuple):
     """One panel layout: shapes and labels; its numbers are replaced data set by data set."""
 
     panel: Panel
-    orthogonal: np.ndarray  # [n, 3], the same for every mouse
+    orthogonal: np.ndarray  # [n, 3], the same for every mouse, of curves with independent residuals
 
 
 @pytest.fixture(scope="module")
@@ -199,15 +202,15 @@ def design(tmp_path_factory) -> Design:
     for kind, model, mouse, arm in layout():
         lines += [f"S,{kind},{model},{mouse},{arm},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
     path.write_text("\n".join(lines) + "\n")
-    panel = build_panel(read_dataset(path), CLASSES, LOSS_RATE)
+    panel = build_panel(read_dataset(path), CLASSES, SHAPE)
     columns = np.stack([np.ones_like(DAYS), DAYS, DAYS - (1 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE], 1)
-    orthogonal = columns @ np.linalg.inv(panel.curves.triangle[0])
+    orthogonal = np.linalg.solve(ROOT, columns) @ np.linalg.inv(panel.curves.triangle[0])
     assert np.allclose(orthogonal.T @ orthogonal, np.eye(3)) and np.ptp(panel.curves.triangle, axis=0).max() < 1e-12
     return Design(panel, orthogonal)
 
 
 def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
-    measured = np.stack([curves[key.removeprefix("S/")] for key in design.panel.labels.mouse])
+    measured = np.stack([np.linalg.solve(ROOT, curves[k.removeprefix("S/")]) for k in design.panel.labels.mouse])
     carried = measured @ design.orthogonal
     left = np.sum((measured - carried @ design.orthogonal.T) ** 2, axis=1)
     return np.concatenate([carried, left[:, None]], axis=1)
