@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
+from vtrial import checkpoint, inference
+from vtrial.checkpoint import Checkpoint, clear
 from vtrial.config import FitConfig
 from vtrial.diagnostics import arviz
 from vtrial.errors import VtrialError
@@ -26,6 +29,7 @@ from vtrial.inference import (
     sample_blocks,
     variational_start,
 )
+from vtrial.store import RunFolder
 
 CPU = jax.devices("cpu")
 SIGMA = 0.5
@@ -85,11 +89,13 @@ def prepared(numbers) -> Prepared:
         return Prepared(sampler, jax.tree.map(np.asarray, start), line, block_runner(sampler, 2, CPU[:2]))
 
 
-def drawn(prepared: Prepared, key: int, total: int, block: int) -> dict[str, np.ndarray]:
+def drawn(
+    prepared: Prepared, key: int, total: int, block: int, kept: Checkpoint | None = None
+) -> dict[str, np.ndarray]:
     """All draws [chain, total, ...] of a run in blocks, statistics included."""
     with jax.enable_x64(True):
         states = initial_state(jax.random.key(key), prepared.sampler, prepared.start, prepared.line, 2)
-        blocks = [b for _, b in sample_blocks(prepared.run, states, prepared.line, total, block)]
+        blocks = list(sample_blocks(prepared.run, states, prepared.line, np.ones(total, bool), block, kept))
     assert [b.stats["num_steps"].shape[1] for b in blocks] == [min(block, total - i) for i in range(0, total, block)]
     return {
         name: np.concatenate([{**b.draws, **b.stats}[name] for b in blocks], axis=1)
@@ -174,6 +180,82 @@ def test_devices_do_not_change_the_draws(prepared):
     assert np.all(two["beta"][0] != two["beta"][1]), "chains differ"
 
 
+class Folder(NamedTuple):
+    """A run folder and the checkpoint in it, as a new process would open them."""
+
+    folder: RunFolder
+
+    def opened(self) -> Checkpoint:
+        return Checkpoint(self.folder, "fit", {"fit key": "0f"})
+
+    def pieces(self) -> list[Path]:
+        return sorted(self.folder.path.glob("checkpoints/fit-*/iterations-*.npz"))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Folder:
+    return Folder(RunFolder(tmp_path / "run").create())
+
+
+def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
+    """Killed in the warm-up, between the blocks, and with a damaged block; another length of blocks in between."""
+    undisturbed = drawn(prepared, 5, 90, 30)
+    assert_same(drawn(prepared, 5, 90, 30, kept.opened()), undisturbed)
+    written = {file: file.read_bytes() for file in kept.pieces()}
+    assert [file.name for file in written] == [f"iterations-{done:08d}.npz" for done in (0, 30, 60)]
+    for file in kept.pieces()[1:]:
+        file.unlink()
+    calls = []
+
+    def counting(*arguments, length):
+        calls.append(length)
+        return prepared.run(*arguments, length=length)
+
+    watched = prepared._replace(run=counting)
+    with jax.enable_x64(True):
+        states = initial_state(jax.random.key(5), prepared.sampler, prepared.start, prepared.line, 2)
+        blocks = list(sample_blocks(counting, states, prepared.line, np.ones(90, bool), 60, kept.opened()))
+    assert calls == [60], "the first block is not made again"
+    for name in ("beta", "scale"):
+        np.testing.assert_array_equal(np.concatenate([b.draws[name] for b in blocks], axis=1), undisturbed[name])
+    # a damaged block is named, made again, and leaves the same bytes
+    for file, content in written.items():
+        file.write_bytes(content)
+    damaged = kept.pieces()[1]
+    damaged.write_bytes(written[damaged][:-200] + bytes(200))
+    calls.clear()
+    caplog.clear()
+    assert_same(drawn(watched, 5, 90, 30, kept.opened()), undisturbed)
+    assert calls == [30]
+    assert f"{damaged}: is damaged: its content does not have the hash it records; it is computed again" in caplog.text
+    assert {file: file.read_bytes() for file in kept.pieces()} == written
+
+
+def test_what_another_version_left_is_named_and_not_used(kept, caplog, monkeypatch):
+    kept.opened().save("start", {"a": np.zeros(3)})
+    assert kept.opened().load("start") is not None and "goes on from its checkpoint" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(checkpoint, "versions", lambda names: dict.fromkeys(names, "9.9"))
+    newer = kept.opened()
+    assert newer.load("start") is None
+    assert "is of another fit" in caplog.text and f"jax '{jax.__version__}' (now '9.9')" in caplog.text
+    assert "it is not used" in caplog.text
+    newer.save("start", {"a": np.ones(3)})
+    monkeypatch.undo()
+    assert np.all(kept.opened().load("start")["a"] == 0.0), "both stay: the older version would go on with its own"
+    clear(kept.folder, "trial")
+    assert kept.opened().load("start") is not None
+    clear(kept.folder, "fit")
+    assert sorted(file.name for file in kept.folder.path.iterdir()) == ["manifest.json"]
+
+
+def test_a_checkpoint_of_another_processor_is_used_and_said(kept, caplog, monkeypatch):
+    kept.opened().save("start", {"a": np.zeros(3)})
+    monkeypatch.setattr(checkpoint, "processor", lambda: "other")
+    assert kept.opened().load("start") is not None
+    assert "was begun on another processor" in caplog.text
+
+
 def test_the_key_decides_the_draws(prepared):
     one, again, other = (drawn(prepared, key, 60, 60) for key in (7, 7, 8))
     assert_same(one, again)
@@ -193,21 +275,32 @@ def test_constrain_gives_sites_and_deterministics(prepared):
     np.testing.assert_array_equal(chosen["twice"], every["twice"])
 
 
-def test_fit_runs_all_stages(numbers):
-    """Three chains on two devices: they run on one."""
-    config = FitConfig(chains=3, warmup=60, draws=100, block=40, svi_steps=150, max_tree_depth=6)
+def test_fit_runs_all_stages(numbers, kept, monkeypatch):
+    """Three chains on two devices run on one. Again, from the checkpoint: nothing is sampled, the same comes out."""
+    config = FitConfig(chains=3, warmup=60, draws=50, thin=2, block=40, svi_steps=150, max_tree_depth=6)
     told = []
-    with jax.enable_x64(True):
-        result = fit(
-            jax.random.key(11), line_model, line_of(numbers), {"scale": jnp.asarray(1.0)}, config, ("beta", "twice"),
-            lambda *step: told.append(step), CPU,
-        )  # fmt: skip
+
+    def fitted():
+        with jax.enable_x64(True):
+            values, sites = {"scale": jnp.asarray(1.0)}, ("beta", "twice")
+            return fit(
+                jax.random.key(11), line_model, line_of(numbers), values, config, sites,
+                lambda *step: told.append(step), CPU, checkpoint=kept.opened(),
+            )  # fmt: skip
+
+    result = fitted()
     assert set(result.values) == {"beta", "twice"}
-    assert result.values["beta"].shape == (3, 100, 2) and result.values["twice"].shape == (3, 100)
-    assert all(result.stats[name].shape == (3, 100) for name in STATISTICS), "warm-up is not kept"
+    assert result.values["beta"].shape == (3, 50, 2) and result.values["twice"].shape == (3, 50)
+    assert all(result.stats[name].shape == (3, 50) for name in STATISTICS), "warm-up is not kept"
     steps = [("warm-up", 40, 160), ("draws", 80, 160), ("draws", 120, 160), ("draws", 160, 160)]
     assert told == [("variational start", 0, 150), *steps]
     assert set(result.seconds) == {"start", "sample", "constrain"}
+    monkeypatch.setattr(inference, "variational_start", None)
+    monkeypatch.setattr(inference, "block_runner", lambda *_: None)
+    again = fitted()
+    for one, other in ((again.values, result.values), (again.stats, result.stats), (again.draws, result.draws)):
+        assert_same(one, other)
+    np.testing.assert_array_equal(again.losses, result.losses)
     # rank of the exact median among the draws, by the sign test at the smallest effective size
     mean, _ = exact(numbers)
     for j in range(2):

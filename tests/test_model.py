@@ -15,9 +15,9 @@ from numpyro import handlers
 from numpyro.infer.util import log_density, unconstrain_fn
 from scipy import special, stats
 
+from vtrial.conditional import mouse_draws
 from vtrial.dataset import Dataset, read_dataset
 from vtrial.evidence import Evidence
-from vtrial.inference import mouse_draws
 from vtrial.model import arrays_of, build_model, evidence_density, truncated_normal
 from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel

@@ -124,10 +124,10 @@ DAMAGED = [
     (f'{{"kind": "{KIND}", "files": {{}}}}', "folder format None"),
     (f'{{"kind": "{KIND}", "files": {{}}, "folder_format": 99}}', "folder format 99; this one reads up to 1"),
     (
-        f'{{"kind": "{KIND}", "files": {{}}, "folder_format": 99, "versions": {{"vtrial": "9.9"}}}}',
+        f'{{"kind": "{KIND}", "files": {{}}, "folder_format": 99, "device": {{"versions": {{"vtrial": "9.9"}}}}}}',
         "made by vtrial 9.9",
     ),
-    (f'{{"kind": "{KIND}", "files": {{}}, "folder_format": 99, "versions": []}}', "made by another vtrial"),
+    (f'{{"kind": "{KIND}", "files": {{}}, "folder_format": 99, "device": []}}', "made by another vtrial"),
 ]
 
 

@@ -1,7 +1,7 @@
 """The command line: it reads arguments, prints, and turns every end of a run into one line and an exit code.
 
 Exit codes: 0 done; 1 an unexpected fault; 2 bad input; 3 the fit did not pass its gates (all outputs are written and
-say so); 4 stopped by Ctrl-C or SIGTERM, the same command goes on.
+say so); 4 stopped by Ctrl-C, SIGTERM or SIGUSR1, the same command goes on.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import io
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +46,8 @@ _NUMBERS = (
     "observed_patients",
 )
 STOPPED = "stopped; the same command goes on"
+#: what a signal leaves to the block that is being computed; Slurm kills 30 s (KillWait) after SIGTERM
+GRACE_SECONDS = 20.0
 # typer carries its own copy of click; the base of all faults of usage is reached through the one that it shows.
 _UsageFault: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
@@ -293,7 +297,11 @@ def _commands() -> set[str | None]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that locks and files are left in order."""
+    """Let SIGTERM and SIGUSR1 end a command as Ctrl-C does, so that locks and files are left in order.
+
+    Python handles a signal between two of its own steps, so one long step of XLA would hold it up: a thread ends the
+    process at a second signal, or `GRACE_SECONDS` after the first. The checkpoint then lacks that step, no more.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -301,11 +309,48 @@ def _terminable() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGUSR1)}
+    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_end_in_time, args=(told,), daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(tell)
+        watcher.join()
+
+
+def _end_in_time(told: int) -> None:
+    """End this process when time is up after a signal to stop, or at a second Ctrl-C; return when the pipe closes."""
+    first, said = 0.0, False
+    while True:
+        if select.select([told], [], [], 0.5 if first else None)[0]:
+            number = os.read(told, 1)
+            if not number:
+                os.close(told)
+                return
+            if first and number[0] == signal.SIGINT:
+                break
+            first = first or time.monotonic()
+        elif time.monotonic() - first > GRACE_SECONDS:
+            break
+        elif not said:
+            said = True
+            _say_at_once(f"stopping at the end of this block, at most {GRACE_SECONDS:.0f} s; Ctrl-C again: at once")
+    _say_at_once(STOPPED)
+    os._exit(InterruptedRun.exit_code)
+
+
+def _say_at_once(message: str) -> None:
+    """Write past Python's buffers, from a thread beside a main thread that may be deep in XLA."""
+    shown = "\x1b[?25h\r" if os.isatty(2) else ""  # the cursor, which a progress bar hides
+    with contextlib.suppress(OSError):
+        os.write(2, f"{shown}vtrial: {message}\n".encode())
 
 
 def _devices(device: Kind, fit_device: Kind) -> Devices:

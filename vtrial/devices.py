@@ -137,9 +137,13 @@ def cache_folder() -> Path | None:
     if not root:
         base = os.environ.get("XDG_CACHE_HOME", "")
         root = os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "vtrial")
+    return Path(root).expanduser().absolute() / f"jaxlib-{versions(('jaxlib',))['jaxlib']}-{processor()}"
+
+
+def processor() -> str:
+    """A short name of what the processor can do: equal names run the same compiled code."""
     features = (_cpuinfo("flags") or _cpuinfo("Features") or platform.processor()).encode()
-    processor = f"{platform.machine()}-{hashlib.sha256(features).hexdigest()[:8]}"
-    return Path(root).expanduser().absolute() / f"jaxlib-{versions(('jaxlib',))['jaxlib']}-{processor}"
+    return f"{platform.machine()}-{hashlib.sha256(features).hexdigest()[:8]}"
 
 
 def cuda_hint() -> str | None:

@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from vtrial.checkpoint import Checkpoint, clear
+from vtrial.conditional import mouse_draws
 from vtrial.config import FitConfig
 from vtrial.devices import Kind, devices_for, fit_kind
 from vtrial.diagnostics import check_gates, summarise
 from vtrial.errors import InputError
 from vtrial.evidence import evidence_arrays
-from vtrial.inference import fit, mouse_draws
+from vtrial.inference import fit
 from vtrial.inputs import Inputs
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS, CurveShape
@@ -54,16 +56,18 @@ def fit_stage(
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
     sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood")
     chosen = devices_for(fit_kind(device))
+    checkpoint = Checkpoint(folder, "fit", {"fit key": inputs.fit_key, "platform": chosen[0].platform})
     with jax.enable_x64(True), jax.default_device(chosen[0]):
         arrays = arrays_of(panel, evidence)
         prior = inputs.priors.distributions(PRIORS)
         model = build_model(panel, prior)
         first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
-        result = fit(jax.random.key(config.seed), model, arrays, first, config, sites, progress, chosen, ("ln_growth",))
+        key, collective = jax.random.key(config.seed), ("ln_growth",)
+        result = fit(key, model, arrays, first, config, sites, progress, chosen, collective, checkpoint)
         progress("mice and cells", 0, 1)
         index = spread_evenly(min(NUM_CELL_DRAWS, config.chains * config.draws), config.chains * config.draws)
         chosen_draws = {k: v.reshape(-1, *v.shape[2:])[index] for k, v in result.draws.items()}
-        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        key = jax.random.fold_in(key, 1)
         within = mouse_draws(key, build_model(panel, prior, mouse_level=True), arrays, chosen_draws)
     cells_kept = {"index": index, "effect": within.effect}
     if config.mouse_level:
@@ -95,6 +99,7 @@ def fit_stage(
         "seconds": {**result.seconds, "total": round(time.perf_counter() - begun, 2)},
     }
     folder.update_manifest({"fit": entry})
+    clear(folder, "fit")
     return entry
 
 
@@ -120,6 +125,11 @@ def _fit_of_key(root: Path, key: str, own: Path) -> RunFolder | None:
             continue
         with contextlib.suppress(InputError):
             folder = RunFolder(path.parent)
-            if folder.manifest().get("fit", {}).get("key") == key and folder.has_posterior():
-                return folder
+            if folder.manifest().get("fit", {}).get("key") != key or not folder.has_posterior():
+                continue
+            try:
+                with folder.open_posterior():
+                    return folder
+            except InputError as error:
+                LOG.warning("%s", error)  # a fit is made anew rather than stopped by a neighbour's damage
     return None

@@ -1,6 +1,6 @@
 """NUTS on the marginal, driven in blocks of draws: start, warm up, sample, and hand each block to the caller.
 
-The state of every chain is a pytree of arrays, so that a caller can store it after each block and go on from there.
+The state of every chain is a pytree of arrays, which is stored after each block: a killed fit goes on from there.
 Chains are spread over the devices of the process and run one after another within a device: no chain waits for the
 longest tree of another.
 """
@@ -24,6 +24,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from vtrial.checkpoint import Checkpoint, from_under, held_back, state_arrays, state_from, under
 from vtrial.config import FitConfig
 from vtrial.devices import Device
 from vtrial.errors import VtrialError
@@ -75,6 +76,20 @@ def first_guess(key: jax.Array, model: Callable, arrays: Any, values: Mapping[st
         }
 
     return guess(key, arrays)
+
+
+def stored_start(checkpoint: Checkpoint | None, make: Callable[[], Start]) -> Start:
+    """The start that a checkpoint holds, else the one that `make` makes, which the checkpoint then holds."""
+    kept = checkpoint.load("start") if checkpoint else None
+    if kept is not None:
+        mean, scale = ({k: jnp.asarray(v) for k, v in from_under(part, kept).items()} for part in ("mean", "scale"))
+        return Start(mean, scale, kept["losses"])
+    with held_back():
+        start = make()
+        if checkpoint:
+            parts = {**under("mean", start.mean), **under("scale", start.scale), "losses": start.losses}
+            checkpoint.save("start", parts)
+    return start
 
 
 def variational_start(
@@ -207,14 +222,40 @@ def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[Device]) -
     return lambda states, arrays, *, length: run(jax.device_put(states, place), arrays, length=length)
 
 
-def sample_blocks(run: Callable, states: Any, arrays: Any, num_draws: int, block: int) -> Iterator[tuple[Any, Block]]:
-    """Yield ``(states, Block)`` until `num_draws` draws a chain are made; the last block may be shorter."""
+def sample_blocks(
+    run: Callable, states: Any, arrays: Any, wanted: np.ndarray, block: int, checkpoint: Checkpoint | None = None
+) -> Iterator[Block]:
+    """Yield blocks until all iterations are made; the last may be shorter.
+
+    Parameters
+    ----------
+    run, states, arrays
+        See :func:`block_runner`, :func:`initial_state`.
+    wanted
+        Of every iteration, whether its draw is kept; statistics are kept of all.
+    block
+        Iterations of a block.
+    checkpoint
+        Takes each block with the states after it; what it holds already is not computed again.
+    """
     done = 0
-    while done < num_draws:
-        length = min(block, num_draws - done)
-        states, draws, stats = run(states, arrays, length=length)
-        done += length
-        yield states, Block(jax.tree.map(np.asarray, draws), jax.tree.map(np.asarray, stats))
+    while done < len(wanted):
+        piece = f"iterations-{done:08d}"
+        kept = checkpoint.load(piece) if checkpoint else None
+        if kept is not None:
+            states = state_from(kept, states)
+            made = Block(from_under("draws", kept), from_under("stats", kept))
+        else:
+            asked = wanted[done : done + block]
+            with held_back():
+                states, draws, stats = run(states, arrays, length=len(asked))
+                draws = {name: np.asarray(values)[:, asked] for name, values in draws.items()}
+                made = Block(draws, jax.tree.map(np.asarray, stats))
+                if checkpoint:
+                    parts = {**under("draws", made.draws), **under("stats", made.stats), **state_arrays(states)}
+                    checkpoint.save(piece, parts)
+        done += made.stats["diverging"].shape[1]
+        yield made
 
 
 def constrain(
@@ -231,42 +272,6 @@ def constrain(
     shape = next(iter(draws.values())).shape[:2]
     flat = {k: jnp.asarray(v).reshape(-1, *v.shape[2:]) for k, v in draws.items()}
     return {k: np.asarray(v).reshape(*shape, *v.shape[1:]) for k, v in many(flat).items()}
-
-
-class MouseDraws(NamedTuple):
-    """Draws [D, S] of what a fit integrates out."""
-
-    coefficient: np.ndarray  # [D, S, 3] eta, s, c of every mouse, float32
-    effect: np.ndarray  # [D, S] fraction of growth removed in the cell (PDX model x treatment) of the mouse, float32
-
-
-def mouse_draws(key: jax.Array, model: Callable, arrays: Any, draws: dict[str, np.ndarray]) -> MouseDraws:
-    """Draws of mice and cells from their exact conditional, given unconstrained draws [D, ...] of all else.
-
-    `model` is one built with ``mouse_level=True``. The coefficients are drawn given the curve, the effect given the
-    coefficients, of which alone it knows anything. Several mice of one cell have one effect, which is explicit.
-    """
-    transform = partial(constrain_fn, model, (arrays,), {}, return_deterministic=True)
-    flat = {k: jnp.asarray(v) for k, v in draws.items()}
-    size = next(iter(draws.values())).shape[0]
-
-    def one(each):
-        key, z = each
-        key_mouse, key_cell = jax.random.split(key)
-        sites = transform(z)
-        mean, covariance = sites["mouse_mean"], sites["mouse_covariance"]
-        # a coefficient that the curve fixes has a variance of 0 up to rounding, which has no Cholesky factor
-        value, vector = jnp.linalg.eigh(covariance)
-        noise = jnp.sqrt(jnp.maximum(value, 0.0)) * jax.random.normal(key_mouse, mean.shape, mean.dtype)
-        coefficient = mean + jnp.einsum("sij,sj->si", vector, noise)
-        weight = jnp.linalg.solve(sites["mouse_prior_covariance"], sites["cell_loading"][..., None])[..., 0]
-        centre = sites["cell_effect"] + jnp.sum(weight * (coefficient - sites["mouse_prior_mean"]), axis=-1)
-        variance = sites["cell_spread"] ** 2 - jnp.sum(weight * sites["cell_loading"], axis=-1)
-        deviation = jnp.sqrt(jnp.maximum(variance, 0.0)) * jax.random.normal(key_cell, centre.shape, centre.dtype)
-        return coefficient.astype(jnp.float32), (centre + deviation).astype(jnp.float32)
-
-    drawn = jax.jit(lambda each: jax.lax.map(one, each))((jax.random.split(key, size), flat))
-    return MouseDraws(*(np.asarray(x) for x in drawn))
 
 
 class Fit(NamedTuple):
@@ -289,6 +294,7 @@ def fit(
     progress: Callable[[str, int, int], None],
     devices: Sequence[Device],
     collective: tuple[str, ...] = (),
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     """Variational start, warm-up, draws; all of it in float64.
 
@@ -310,12 +316,18 @@ def fit(
         Devices to spread the chains over.
     collective
         See :func:`make_sampler`.
+    checkpoint
+        Takes the start and every block; a fit that finds them there goes on, to the same bytes.
     """
     clock = [time.perf_counter()]
     key_guess, key_start, key_chains = jax.random.split(key, 3)
     progress("variational start", 0, config.svi_steps)
-    guess = first_guess(key_guess, model, arrays, values)
-    start = variational_start(key_start, model, arrays, guess, config.svi_steps)
+
+    def make_start() -> Start:
+        guess = first_guess(key_guess, model, arrays, values)
+        return variational_start(key_start, model, arrays, guess, config.svi_steps)
+
+    start = stored_start(checkpoint, make_start)
     clock.append(time.perf_counter())
     sampler = make_sampler(
         model,
@@ -330,14 +342,15 @@ def fit(
     run = block_runner(sampler, config.chains, devices)
     total = config.warmup + config.draws * config.thin
     done, blocks = 0, []
-    # blocks of one length compile once; warm-up and draws share them and are told apart at the end
-    for _, block in sample_blocks(run, states, arrays, total, config.block):
-        done += next(iter(block.stats.values())).shape[1]
+    wanted = np.zeros(total, bool)
+    wanted[config.warmup + config.thin - 1 :: config.thin] = True
+    # blocks of one length compile once; warm-up and draws share them
+    for block in sample_blocks(run, states, arrays, wanted, config.block, checkpoint):
+        done += block.stats["diverging"].shape[1]
         blocks.append(block)
         progress("warm-up" if done <= config.warmup else "draws", done, total)
     clock.append(time.perf_counter())
-    keep = slice(config.warmup + config.thin - 1, None, config.thin)
-    draws = {k: np.concatenate([b.draws[k] for b in blocks], axis=1)[:, keep] for k in blocks[0].draws}
+    draws = {k: np.concatenate([b.draws[k] for b in blocks], axis=1) for k in blocks[0].draws}
     stats = {k: np.concatenate([b.stats[k] for b in blocks], axis=1)[:, config.warmup :] for k in blocks[0].stats}
     # a divergence between two kept draws counts with the second
     diverging = stats["diverging"].reshape(config.chains, config.draws, config.thin).any(axis=-1)

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from vtrial.checkpoint import clear
 from vtrial.config import Experiment
-from vtrial.devices import Kind
+from vtrial.devices import Kind, versions
 from vtrial.dosing import calendar, describe
 from vtrial.errors import GateError, InputError
 from vtrial.experiment import load_resolved, resolved_yaml
-from vtrial.inputs import Inputs, check, marks, read_inputs
+from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs
+from vtrial.model_format import FIT_FORMAT
 from vtrial.progress import reporting
-from vtrial.store import RunFolder, default_run_dir, file_sha256
+from vtrial.store import RunFolder, default_run_dir, file_sha256, made_by
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from vtrial.simulation import TrialResult
 
 __all__ = ["Devices", "check", "crossvalidate", "fit", "predict_mice", "report", "run", "simulate", "twin"]
+
+
+#: raised whenever the same settings give other numbers; a folder of other formats is of another version
+FORMATS = {"fit": FIT_FORMAT, "run": RUN_FORMAT}
 
 
 class Devices(NamedTuple):
@@ -124,6 +130,7 @@ def _begin(inputs: Inputs, folder: RunFolder, devices: Devices) -> None:
             "name": experiment.name,
             "quick": experiment.is_quick,
             "synthetic": experiment.data.synthetic,
+            "formats": FORMATS,
             "keys": {"fit": inputs.fit_key, "run": inputs.run_key},
             "device": device_module.describe(devices.trial, devices.fit),
             "seeds": {"fit": experiment.fit.seed, "mice": experiment.mice.seed, "trial": experiment.trial.seed},
@@ -133,6 +140,7 @@ def _begin(inputs: Inputs, folder: RunFolder, devices: Devices) -> None:
                 "evidence": [{"file": p.name, "sha256": file_sha256(p)} for p in experiment.evidence_paths()],
             },
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "finished": None,
         }
     )
 
@@ -152,6 +160,7 @@ def fit(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
     with folder.lock(), reporting(console) as progress:
         _begin(inputs, folder, devices)
         entry = fit_stage(inputs, folder, devices.fit, progress, reuse)
+        clear(folder)
     _judge(entry, folder)
     return folder.path
 
@@ -173,7 +182,7 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
         _begin(inputs, folder, devices)
         entry = fit_stage(inputs, folder, devices.fit, progress, reuse)
         mice = mice_stage(inputs, folder, devices.trial, progress)
-        trial = trial_stage(inputs, folder, devices.trial, progress)
+        trial = trial_stage(inputs, folder, devices.trial, progress, keep=True)
         folder.write_csv("orr.csv", trial.orr)
         folder.update_manifest(
             {
@@ -183,6 +192,8 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
         )
         progress("report", 0, 1)
         report_stage(inputs, folder, trial)
+        folder.update_manifest({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        clear(folder)
     _judge(entry, folder)
     return folder.path
 
@@ -200,10 +211,25 @@ def _judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
 
 
 def _stored_inputs(folder: RunFolder, overrides: Sequence[str] = ()) -> Inputs:
-    quick = bool(folder.manifest().get("quick", False))
+    manifest = folder.manifest()
     file = folder.file("experiment.yaml")
-    experiment = load_resolved(file, quick, overrides)
+    try:
+        experiment = load_resolved(file, bool(manifest.get("quick", False)), overrides)
+    except InputError as error:
+        if (made := _made_otherwise(manifest)) is None:
+            raise
+        message = f"{error.message}; the run folder was made by {made}"
+        raise InputError(message, file=error.file, line=error.line, key=error.key) from None
     return read_inputs(experiment)
+
+
+def _made_otherwise(manifest: Mapping[str, Any]) -> str | None:
+    """What made a run folder, in words, where that was not this version; None where it was."""
+    formats = manifest.get("formats")
+    own = made_by({"device": {"versions": versions(("vtrial",))}})
+    if formats == FORMATS and made_by(manifest) == own:
+        return None
+    return f"{made_by(manifest)} with formats {formats or 'unknown'}, and this is {own} with {FORMATS}"
 
 
 def simulate(
@@ -231,10 +257,9 @@ def simulate(
     inputs = _stored_inputs(folder, extra)
     kept = folder.manifest().get("fit", {}).get("key")
     if kept != inputs.fit_key:
-        raise InputError(
-            "the settings, table or priors of the fit have changed since; run `vtrial run` on the experiment",
-            file=folder.path,
-        )
+        made = _made_otherwise(folder.manifest())
+        why = f"was made by {made}" if made else "the settings, table or priors of the fit have changed since"
+        raise InputError(f"{why}; run `vtrial run` on the experiment", file=folder.path)
     with reporting(console) as progress:
         trial = trial_stage(inputs, folder, devices.trial, progress)
     rows = json.loads(trial.orr.to_json(orient="records", double_precision=15))
@@ -255,6 +280,10 @@ def report(run_dir: Path, *, console: Console | None) -> Path:
     for name in ("orr.csv", "diagnostics.csv"):
         if not folder.exists(name):
             raise InputError(f"holds no {name}; `vtrial run` writes it", file=folder.path)
+    if folder.manifest().get("finished", "") is None:  # its tables may be of the run before
+        raise InputError("is of a run that did not finish; the same `vtrial run` goes on", file=folder.path)
+    with folder.open_posterior():
+        pass  # a page is not written beside a damaged posterior
     with folder.lock():
         return report_stage(inputs, folder, None)
 

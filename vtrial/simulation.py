@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from vtrial.base import Counts
+from vtrial.checkpoint import Checkpoint, held_back
 from vtrial.devices import Kind, device_for, devices_for
 from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws, shape_of
@@ -19,7 +21,7 @@ from vtrial.progress import Progress
 from vtrial.rates import COLUMNS, orr_rows, response_rates, superiority
 from vtrial.response import RECIST_1_1, Response
 from vtrial.stopping import StoppingRule
-from vtrial.store import RunFolder
+from vtrial.store import POSTERIOR, RunFolder
 from vtrial.translation import PriorSampler, plan_cohort
 from vtrial.trial import simulate as simulate_trial
 from vtrial.trial import trajectories
@@ -66,13 +68,16 @@ class TrialResult(NamedTuple):
     patients: int
 
 
-def trial_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progress) -> TrialResult:
-    """Simulate every cohort and return the tables; writes nothing."""
+def trial_stage(
+    inputs: Inputs, folder: RunFolder, device: Kind, progress: Progress, *, keep: bool = False
+) -> TrialResult:
+    """Simulate every cohort and return the tables; writes nothing but, with `keep`, a checkpoint of its counts."""
     experiment, config = inputs.experiment, inputs.experiment.trial
     begun, simulated = time.perf_counter(), 0
     warnings = marks(experiment, folder.manifest())
     orr, better, waterfall, spider, origins = [], [], [], [], {}
     key_prior, key_patients = jax.random.split(jax.random.key(config.seed))
+    checkpoint = _checkpoint(inputs, folder, device) if keep else None
     with folder.open_posterior() as tree, jax.default_device(device_for(device)):
         draws = Draws(tree, config.draws)
         sampler = PriorSampler(key_prior, inputs.priors, draws.size)
@@ -82,19 +87,22 @@ def trial_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progr
             parts, step, total = [], max(draws.size // 10, 1), draws.size
             for first in range(0, total, step):
                 piece = slice(first, min(first + step, total))
-                counts = simulate_trial(
-                    key_patients,
-                    jax.tree.map(lambda x, piece=piece: x[piece], plan.law),
-                    plan.exposure[piece],
-                    plan.schedule,
-                    plan.regimens,
-                    plan.prevalence,
-                    RECIST_1_1,
-                    num_patients=config.patients,
-                    first_draw=first,
-                    devices=devices_for(device),
-                )
-                parts.append(jax.tree.map(np.asarray, counts))
+
+                def count(plan=plan, piece=piece):
+                    return simulate_trial(
+                        key_patients,
+                        jax.tree.map(lambda x: x[piece], plan.law),
+                        plan.exposure[piece],
+                        plan.schedule,
+                        plan.regimens,
+                        plan.prevalence,
+                        RECIST_1_1,
+                        num_patients=config.patients,
+                        first_draw=piece.start,
+                        devices=devices_for(device),
+                    )
+
+                parts.append(_stored_counts(checkpoint, f"cohort-{index}-draws-{first:08d}-{piece.stop:08d}", count))
                 progress(f"trial, {cohort.label or cohort.tumour_type}", piece.stop, total)
             counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
             simulated += total * config.patients * plan.exposure.shape[1]
@@ -129,6 +137,23 @@ def trial_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progr
         seconds=round(time.perf_counter() - begun, 2),
         patients=simulated,
     )
+
+
+def _checkpoint(inputs: Inputs, folder: RunFolder, device: Kind) -> Checkpoint:
+    posterior = str(folder.manifest()["files"][POSTERIOR]["sha256"])
+    decides = {"run key": inputs.run_key, "posterior": posterior, "platform": device_for(device).platform}
+    return Checkpoint(folder, "trial", decides)
+
+
+def _stored_counts(checkpoint: Checkpoint | None, piece: str, count: Callable[[], Counts]) -> Counts:
+    """The counts that a checkpoint holds, else those that `count` makes, which the checkpoint then holds."""
+    if (kept := checkpoint.load(piece) if checkpoint else None) is not None:
+        return Counts(**cast(Any, kept))
+    with held_back():
+        counts = jax.tree.map(np.asarray, count())
+        if checkpoint:
+            checkpoint.save(piece, counts._asdict())
+    return counts
 
 
 def _waterfall(plan: Any, course: Any) -> pd.DataFrame:

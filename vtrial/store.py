@@ -68,6 +68,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def made_by(manifest: Mapping[str, Any]) -> str:
+    """The version that made a run folder, in words."""
+    device = manifest.get("device")
+    versions = device.get("versions") if isinstance(device, dict) else None
+    return f"vtrial {versions.get('vtrial')}"[:80] if isinstance(versions, dict) else "another vtrial"
+
+
 @contextlib.contextmanager
 def whole(file: Path) -> Iterator[Path]:
     """Give a path to write to, beside `file`; at the end it becomes `file`, after an error it is removed."""
@@ -144,9 +151,7 @@ class RunFolder:
             raise InputError(f"is not the manifest of a run folder (its kind must be {KIND!r})", file=file)
         version = data.get("folder_format")
         if not isinstance(version, int) or version > FOLDER_FORMAT:
-            versions = data.get("versions")
-            code = f"vtrial {versions.get('vtrial')}" if isinstance(versions, dict) else "another vtrial"
-            message = f"was made by {code[:80]} in folder format {version!r}; this one reads up to {FOLDER_FORMAT}"
+            message = f"was made by {made_by(data)} in folder format {version!r}; this one reads up to {FOLDER_FORMAT}"
             raise InputError(message, file=file)
         return data
 
@@ -211,7 +216,7 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove what a killed process left aside; only the holder of the lock writes, so nothing in use is lost."""
-        for left in [*self.path.glob(f"{_ASIDE}*"), *self.path.glob(f"*/{_ASIDE}*")]:
+        for left in self.path.rglob(f"{_ASIDE}*"):
             left.unlink(missing_ok=True)
 
     @contextlib.contextmanager
