@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -376,22 +377,63 @@ def test_check_starts_no_jax(folder: Path) -> None:
     assert done.stdout.endswith("ok\nFalse 0\n"), done.stderr
 
 
-def test_sigterm_stops_in_order(folder: Path) -> None:
+@contextlib.contextmanager
+def working(folder: Path, work: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own that is in the middle of some work; signals to stop leave it 2 s."""
     code = (
-        "import sys, time, vtrial.run\nfrom vtrial.cli import main\n"
-        "def stage(experiment):\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "vtrial.run.check = stage\nsys.exit(main(['check', 'exp.yaml']))\n"
+        "import hashlib, sys, time, vtrial.run\nfrom vtrial import cli\ncli.GRACE_SECONDS = 2.0\n"
+        f"def stage(experiment):\n    print('ready', flush=True)\n    {work}\n"
+        "vtrial.run.check = stage\nsys.exit(cli.main(['check', 'exp.yaml']))\n"
     )
     paths = {"PYTHONPATH": str(Path(cli.__file__).parent.parent), "VTRIAL_CACHE": "off"}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
         env=os.environ | paths,
     ) as running:  # fmt: skip
-        assert running.stdout is not None and running.stderr is not None
-        assert running.stdout.readline() == "ready\n"
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "ready\n"
+            yield running
+        finally:
+            running.kill()
+
+
+def said(running: subprocess.Popen[str]) -> str:
+    assert running.wait(timeout=20) == InterruptedRun.exit_code
+    assert running.stderr is not None
+    return running.stderr.read()
+
+
+STOPPED = "vtrial: stopped; the same command goes on\n"
+STOPPING = "vtrial: stopping at the end of this block, at most 2 s; Ctrl-C again: at once\n"
+#: minutes inside one call that looks at no signal, as a program of XLA does
+DEAF = "hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 30)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_stop_in_order(folder: Path, number: int) -> None:
+    with working(folder, "time.sleep(60)") as running:
+        running.send_signal(number)
+        assert said(running) == STOPPED
+
+
+def test_a_block_that_takes_too_long_is_not_waited_for(folder: Path) -> None:
+    with working(folder, DEAF) as running:
+        time.sleep(1.0)  # until it is in that call
         running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == InterruptedRun.exit_code
-        assert running.stderr.read() == "vtrial: stopped; the same command goes on\n"
+        running.send_signal(signal.SIGTERM)  # Slurm may send several: only Ctrl-C is impatient
+        begun = time.monotonic()
+        assert said(running) == STOPPING + STOPPED
+        assert 1.0 < time.monotonic() - begun < 10.0
+
+
+def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
+    with working(folder, DEAF) as running:
+        time.sleep(1.0)  # until it is in that call
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        assert said(running) == STOPPED
 
 
 def test_doctor_and_version(folder: Path, capsys) -> None:

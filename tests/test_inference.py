@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from vtrial import checkpoint, inference
-from vtrial.checkpoint import Checkpoint, clear
+from vtrial import inference
+from vtrial.checkpoint import Checkpoint
 from vtrial.config import FitConfig
 from vtrial.diagnostics import arviz
 from vtrial.errors import VtrialError
@@ -231,29 +232,16 @@ def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
     assert {file: file.read_bytes() for file in kept.pieces()} == written
 
 
-def test_what_another_version_left_is_named_and_not_used(kept, caplog, monkeypatch):
-    kept.opened().save("start", {"a": np.zeros(3)})
-    assert kept.opened().load("start") is not None and "goes on from its checkpoint" in caplog.text
-    caplog.clear()
-    monkeypatch.setattr(checkpoint, "versions", lambda names: dict.fromkeys(names, "9.9"))
-    newer = kept.opened()
-    assert newer.load("start") is None
-    assert "is of another fit" in caplog.text and f"jax '{jax.__version__}' (now '9.9')" in caplog.text
-    assert "it is not used" in caplog.text
-    newer.save("start", {"a": np.ones(3)})
-    monkeypatch.undo()
-    assert np.all(kept.opened().load("start")["a"] == 0.0), "both stay: the older version would go on with its own"
-    clear(kept.folder, "trial")
-    assert kept.opened().load("start") is not None
-    clear(kept.folder, "fit")
-    assert sorted(file.name for file in kept.folder.path.iterdir()) == ["manifest.json"]
+def test_a_signal_waits_until_its_block_is_stored(prepared, kept):
+    def interrupted(*arguments, length):
+        result = prepared.run(*arguments, length=length)
+        signal.raise_signal(signal.SIGINT)
+        return result
 
-
-def test_a_checkpoint_of_another_processor_is_used_and_said(kept, caplog, monkeypatch):
-    kept.opened().save("start", {"a": np.zeros(3)})
-    monkeypatch.setattr(checkpoint, "processor", lambda: "other")
-    assert kept.opened().load("start") is not None
-    assert "was begun on another processor" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        drawn(prepared._replace(run=interrupted), 5, 90, 30, kept.opened())
+    assert [file.name for file in kept.pieces()] == ["iterations-00000000.npz"]
+    assert_same(drawn(prepared, 5, 90, 30, kept.opened()), drawn(prepared, 5, 90, 30))
 
 
 def test_the_key_decides_the_draws(prepared):

@@ -136,6 +136,8 @@ def test_a_run_that_is_killed_or_stopped_goes_on(bench: Bench) -> None:
     assert bench.said().splitlines()[-1] == f"vtrial: {cli.STOPPED}"
     assert bench.pieces("broken", "trial") and not bench.pieces("broken", "fit")
     bench.finishes_as_undisturbed("broken")
+    for out, resumed in (("broken", True), ("whole", False)):
+        assert RunFolder(bench.folder / out).manifest()["fit"]["resumed"] is resumed
     assert "the fit of key" in bench.said() and "the trial goes on from its checkpoint" in bench.said()
 
 

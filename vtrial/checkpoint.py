@@ -43,6 +43,11 @@ class Checkpoint:
         A word of letters: pieces of several stages lie side by side.
     decides : mapping of str to str
         What decides the numbers of the stage beside the versions of the packages: keys, hashes, the platform.
+
+    Attributes
+    ----------
+    resumed : bool
+        Whether pieces were there when it was opened.
     """
 
     def __init__(self, folder: RunFolder, stage: str, decides: Mapping[str, str]):
@@ -51,7 +56,7 @@ class Checkpoint:
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self._folder, self._stage, self._home = folder, stage, f"{CHECKPOINTS}/{stage}-{digest}"
         self._about = {"decides": about, "processor": processor()}
-        self._begun = folder.exists(f"{self._home}/{_ABOUT}")
+        self.resumed = self._begun = folder.exists(f"{self._home}/{_ABOUT}")
         self._say_what_is_there()
 
     def load(self, piece: str) -> dict[str, np.ndarray] | None:

@@ -96,6 +96,7 @@ def fit_stage(
         "pdx_models": len(panel.labels.pdx_model),
         "draws": int(config.chains * config.draws),
         "seed": config.seed,
+        "resumed": checkpoint.resumed,  # the seconds are then those of the last process
         "seconds": {**result.seconds, "total": round(time.perf_counter() - begun, 2)},
     }
     folder.update_manifest({"fit": entry})
