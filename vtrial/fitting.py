@@ -43,6 +43,7 @@ def fit_stage(
         return _regated(inputs, folder, before)
     if reuse_from is not None and (found := _fit_of_key(reuse_from, inputs.fit_key, folder.path)):
         LOG.info("the fit of key %s is taken from %s", inputs.fit_key, found.path.name)
+        folder.update_manifest({"fit": {}})
         with found.open_posterior() as tree:
             folder.write_posterior(tree.load(), keep_float64=POPULATION)
         entry = {**found.manifest()["fit"], "reused_from": found.path.name}
@@ -86,6 +87,7 @@ def fit_stage(
     progress("diagnostics", 0, 1)
     summary = summarise(tree["posterior"].to_dataset())
     gates = check_gates(summary, tree, config)
+    folder.update_manifest({"fit": {}})  # a kill must not leave the old entry beside the new posterior
     folder.write_posterior(tree, keep_float64=POPULATION)
     folder.write_csv("diagnostics.csv", summary)
     entry = {

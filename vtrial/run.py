@@ -124,14 +124,16 @@ def _begin(inputs: Inputs, folder: RunFolder, devices: Devices) -> None:
 
     device_module.configure(devices.trial, devices.fit)
     folder.write_text("experiment.yaml", resolved_yaml(inputs.experiment, folder.path))
-    experiment = inputs.experiment
+    experiment, keys = inputs.experiment, {"fit": inputs.fit_key, "run": inputs.run_key}
+    # tables of other keys that lie here are of the run before; those of the same keys are what will be written again
+    unfinished = {} if folder.manifest().get("keys") == keys else {"finished": None}
     folder.update_manifest(
         {
             "name": experiment.name,
             "quick": experiment.is_quick,
             "synthetic": experiment.data.synthetic,
             "formats": FORMATS,
-            "keys": {"fit": inputs.fit_key, "run": inputs.run_key},
+            "keys": keys,
             "device": device_module.describe(devices.trial, devices.fit),
             "seeds": {"fit": experiment.fit.seed, "mice": experiment.mice.seed, "trial": experiment.trial.seed},
             "inputs": {
@@ -140,7 +142,7 @@ def _begin(inputs: Inputs, folder: RunFolder, devices: Devices) -> None:
                 "evidence": [{"file": p.name, "sha256": file_sha256(p)} for p in experiment.evidence_paths()],
             },
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "finished": None,
+            **unfinished,
         }
     )
 
