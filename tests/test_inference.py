@@ -238,8 +238,13 @@ def test_a_signal_waits_until_its_block_is_stored(prepared, kept):
         signal.raise_signal(signal.SIGINT)
         return result
 
-    with pytest.raises(KeyboardInterrupt):
-        drawn(prepared._replace(run=interrupted), 5, 90, 30, kept.opened())
+    # a job in the background of a shell starts with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            drawn(prepared._replace(run=interrupted), 5, 90, 30, kept.opened())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [file.name for file in kept.pieces()] == ["iterations-00000000.npz"]
     assert_same(drawn(prepared, 5, 90, 30, kept.opened()), drawn(prepared, 5, 90, 30))
 
