@@ -134,17 +134,18 @@ def test_a_run_that_is_killed_or_stopped_goes_on(bench: Bench) -> None:
     once(running, lambda: bench.pieces("broken", "trial"))
     assert "the fit goes on from its checkpoint" in bench.said()
     running.send_signal(signal.SIGUSR1)
-    assert running.wait(timeout=cli.GRACE_SECONDS) == InterruptedRun.exit_code
+    assert running.wait(timeout=PATIENCE) == InterruptedRun.exit_code
     assert bench.said().splitlines()[-1] == f"vtrial: {cli.STOPPED}"
     assert bench.pieces("broken", "trial") and not bench.pieces("broken", "fit")
     bench.finishes_as_undisturbed("broken")
     for out, resumed in (("broken", True), ("whole", False)):
         assert RunFolder(bench.folder / out).manifest()["fit"]["resumed"] is resumed
     assert "the fit of key" in bench.said() and "the trial goes on from its checkpoint" in bench.said()
+    # not a test of its own, so that workers side by side do not each make the undisturbed run
+    what_cannot_be_read_is_named(bench)
 
 
-@pytest.mark.long
-def test_what_cannot_be_read_is_named(bench: Bench) -> None:
+def what_cannot_be_read_is_named(bench: Bench) -> None:
     shutil.copytree(bench.folder / "whole", bench.folder / "copy")
     folder = RunFolder(bench.folder / "copy")
     posterior, manifest = folder.file("posterior.nc"), folder.manifest()
