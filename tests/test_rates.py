@@ -11,7 +11,7 @@ import pytest
 from vtrial.base import Counts
 from vtrial.config import Cohort
 from vtrial.patients import lay_out
-from vtrial.rates import COLUMNS, orr_rows, predictive_counts, response_rates, superiority
+from vtrial.rates import COLUMNS, orr_draws, orr_rows, predictive_counts, response_rates, superiority
 
 DOSE = {"dose": "1 mg", "repeat": "1 d"}
 COHORT = Cohort.model_validate(
@@ -112,6 +112,19 @@ def test_population_rows_by_hand():
     assert at.loc[("A", "all", "confirmed_orr", "population")].isna()["observed_responders"]
     assert ("A", "all", "confirmed_orr:bliss", "population") not in at.index
     assert ("A + B", "all", "confirmed_orr:bliss", "predictive") not in at.index
+
+
+def test_draws_of_the_rates_by_hand():
+    rates = response_rates(PLAN, counts(), True)
+    data = orr_draws(COHORT, PLAN, rates, 100, np.array([0.3, 0.5]), np.array([7, 19]))
+    rate = data["rate"]
+    assert rate.dims == ("draw", "endpoint", "arm", "subgroup") and rate.shape == (2, 6, 2, 3)
+    row = rate.sel(arm="A + B", endpoint="confirmed_orr")
+    np.testing.assert_allclose(row.sel(subgroup="all"), [0.28, 0.35])
+    np.testing.assert_allclose(row.sel(draw=19, subgroup=["mutant", "wild"]), [0.5, 0.2])
+    assert np.isnan(rate.sel(arm="A", endpoint="confirmed_orr:bliss")).all()
+    assert data["num_patients"].sel(subgroup="mutant") == 50 and data["num_patients"].sel(subgroup="all") == 100
+    assert data.attrs["tumour_type"] == "LGSOC" and list(data["between_trials"].to_numpy()) == [0.3, 0.5]
 
 
 def test_size_of_the_predictive_trial():

@@ -73,6 +73,7 @@ FILES = {
     "manifest.json",
     "mouse_response.csv",
     "orr.csv",
+    "orr_draws.nc",
     "posterior.nc",
     "report.html",
     "figures/orr_forest.svg",
@@ -130,7 +131,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(made_table(np.random.default_rng(0)))
     (tmp_path / "exp.yaml").write_text(EXPERIMENT)
     quick = ("run", "exp.yaml", "--quick")
-    first, again, other, fresh, same, fewer, refused, page, failed = commands(
+    first, again, other, fresh, same, fewer, refused, page, failed, design, study = commands(
         tmp_path,
         quick,
         quick,
@@ -142,8 +143,10 @@ def test_the_whole_path(tmp_path: Path) -> None:
         ("remove", "HOME/report.html"),
         ("report", "HOME"),
         (*quick, "--set", "fit.gates.ess_bulk=1000000.0", "--out", "fresh"),
+        ("design", "HOME", "--design", "simon", "--p0", "0.1", "--p1", "0.4", "--json"),
+        ("next-study", "HOME", "--models", "3", "--mice", "2", "--repeats", "2", "--json"),
     )
-    for told in (first, again, other, fresh, same, fewer, page):
+    for told in (first, again, other, fresh, same, fewer, page, design, study):
         assert told.code == 0, told.err
     for told in (refused, failed):
         assert "Traceback" not in told.err
@@ -165,7 +168,14 @@ def test_the_whole_path(tmp_path: Path) -> None:
     assert other.files[f"{name}/orr.csv"] != first.files[f"{folder}/orr.csv"]
     # a folder of the user's: nothing outside is reused, and equal seeds give equal bytes
     assert "warm-up" in fresh.err
-    for file in ("orr.csv", "mouse_response.csv", "posterior.nc", "diagnostics.csv", "figures/waterfall.csv"):
+    for file in (
+        "orr.csv",
+        "orr_draws.nc",
+        "mouse_response.csv",
+        "posterior.nc",
+        "diagnostics.csv",
+        "figures/waterfall.csv",
+    ):
         assert fresh.files[f"fresh/{file}"] == first.files[f"{folder}/{file}"], file
 
     # simulate leaves the files alone and, where nothing is changed, counts as the run did
@@ -176,6 +186,21 @@ def test_the_whole_path(tmp_path: Path) -> None:
     # report writes the page again, and what it reads stays as it is
     assert page.files.keys() == fresh.files.keys() and unchanged(page.files) == unchanged(fresh.files)
     a_fit_that_does_not_pass(tmp_path / "fresh", failed)
+    what_decisions_rest_on(json.loads(design.out), json.loads(study.out), rows(home / "orr.csv"))
+    assert study.files == design.files and f"{folder}/designs/simon.png" in design.files
+
+
+def what_decisions_rest_on(design: dict[str, Any], study: dict[str, Any], orr: list[dict[str, str]]) -> None:
+    """The designs and the next study see the same draws that orr.csv sums up, stored as float32."""
+    population = {row["arm"]: row for row in orr if (row["endpoint"], row["kind"]) == ("confirmed_orr", "population")}
+    assert {row["arm"] for row in design["arms"]} == set(population)
+    for row in design["arms"]:
+        assert row["orr_mean"] == pytest.approx(float(population[row["arm"]]["mean"]), rel=1e-6)
+    assert design["marks"] == study["marks"] == ["quick", "synthetic data"]
+    now, three, known = study["studies"]
+    width = float(population["NA"]["q95"]) - float(population["NA"]["q05"])
+    assert study["arm"] == "NA" and now["width"] == pytest.approx(width, rel=1e-6)
+    assert (three["models"], three["mice"], three["mice_total"]) == (3, 2, 24) and known["models"] is None
 
 
 def unchanged(files: dict[str, str]) -> dict[str, str]:

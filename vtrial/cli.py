@@ -62,6 +62,7 @@ app = typer.Typer(
 )
 
 Kind = Literal["auto", "cpu", "cuda"]
+DesignKind = Literal["simon", "fleming", "exact", "bop2", "predictive", "posterior", "fisher", "boschloo", "barnard"]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run folder that `vtrial run` or `vtrial fit` left.")]
 Out = Annotated[
@@ -169,6 +170,90 @@ def report(run_dir: RunDir) -> None:
     from vtrial import run as pipeline
 
     print(_shown(pipeline.report(run_dir, console=_console())))
+
+
+@app.command()
+def design(
+    run_dir: RunDir,
+    kind: Annotated[DesignKind, typer.Option("--design", help="Which design.")],
+    p0: Annotated[float, typer.Option("--p0", help="Response rate of no interest; of the control arm.")],
+    p1: Annotated[float, typer.Option("--p1", help="Response rate hoped for.")],
+    alpha: Annotated[float, typer.Option(help="Type I error, one-sided.")] = 0.05,
+    beta: Annotated[float, typer.Option(help="Type II error.")] = 0.2,
+    criterion: Annotated[Literal["optimal", "minimax"], typer.Option(help="Of Simon's design.")] = "optimal",
+    size: Annotated[int | None, typer.Option("--n", metavar="N", help="Patients: exact, or each of two arms.")] = None,
+    looks: Annotated[str, typer.Option(metavar="N,N,..", help="Patients at each look, where they can be chosen.")] = "",
+    confidence: Annotated[float | None, typer.Option(help="P(p > p0) at the end; default: what keeps alpha.")] = None,
+    futility: Annotated[float, typer.Option(help="Stop below this probability.")] = 0.05,
+    efficacy: Annotated[float | None, typer.Option(help="Stop for success above this probability.")] = None,
+    wanted: Annotated[float, typer.Option("--assurance", help="Assurance to find a sample size for.")] = 0.8,
+    against: Annotated[str | None, typer.Option(metavar="ARM", help="Control arm of a two-arm trial.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Endpoint of orr.csv; default: its first.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where files go; default: RUN_DIR/designs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Work out a trial design, and how likely each arm of a run is to succeed in it."""
+    from vtrial.designing import Request, design_trial, read_numbers
+
+    request = Request(
+        kind=kind,
+        p0=p0,
+        p1=p1,
+        alpha=alpha,
+        beta=beta,
+        criterion=criterion,
+        num_patients=size,
+        looks=read_numbers(looks, "--looks"),
+        confidence=confidence,
+        futility=futility,
+        efficacy=efficacy,
+        wanted=wanted,
+        against=against,
+        endpoint=endpoint,
+    )
+    result = design_trial(run_dir, request, out)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from vtrial.report.designs import format_design
+
+    print(format_design(result, _width()))
+    for file in result["files"]:
+        print(_shown(file))
+
+
+@app.command(name="next-study")
+def next_study(
+    run_dir: RunDir,
+    arm: Annotated[str | None, typer.Option(help="Arm of the run; default: the first with the most drugs.")] = None,
+    subgroup: Annotated[str, typer.Option(help="Subgroup of its patients.")] = "all",
+    models: Annotated[str, typer.Option(metavar="M,M,..", help="Numbers of new PDX models.")] = "5,10,20",
+    mice: Annotated[str, typer.Option(metavar="N,N,..", help="Mice of each model in each arm.")] = "1,3,8",
+    repeats: Annotated[int, typer.Option(help="Simulated studies under each draw.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated studies.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Say how far new PDX models and mice would narrow what is believed of an arm's response rate."""
+    _check_run_folder(run_dir)
+    _devices("cpu", "cpu")
+    from vtrial.designing import read_numbers
+    from vtrial.next_study import next_study as study
+
+    result = study(
+        run_dir,
+        arm=arm,
+        subgroup=subgroup,
+        num_models=read_numbers(models, "--models"),
+        num_mice=read_numbers(mice, "--mice"),
+        repeats=repeats,
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from vtrial.report.designs import format_studies
+
+    print(format_studies(result, _width()))
 
 
 @app.command()
@@ -426,5 +511,9 @@ def _print_table(table: pd.DataFrame) -> None:
 def _print_rates(orr: pd.DataFrame) -> None:
     from vtrial.report.tables import format_orr_table
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(format_orr_table(orr, width=width))
+    print(format_orr_table(orr, width=_width()))
+
+
+def _width() -> int | None:
+    """Characters in a line of the terminal; None where nobody looks at one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -176,13 +176,15 @@ class Draws:
     ----------
     size : int
         Number of draws.
+    index : ndarray [size]
+        Which draws of the posterior they are, counted over chains laid end to end.
     """
 
     def __init__(self, tree: xr.DataTree, size: int | None = None, index: np.ndarray | None = None):
         self._posterior = tree["posterior"].to_dataset()
         total = self._posterior.sizes["chain"] * self._posterior.sizes["draw"]
-        self._index = spread_evenly(size or total, total) if index is None else index
-        self.size = len(self._index)
+        self.index = spread_evenly(size or total, total) if index is None else index
+        self.size = len(self.index)
 
     def __contains__(self, name: str) -> bool:
         return name in self._posterior
@@ -194,4 +196,4 @@ class Draws:
     def get(self, name: str) -> np.ndarray:
         """Values [size, ...] of a site."""
         values = self._posterior[name].to_numpy()
-        return values.reshape(-1, *values.shape[2:])[self._index]
+        return values.reshape(-1, *values.shape[2:])[self.index]

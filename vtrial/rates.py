@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from vtrial.base import Counts
 from vtrial.config import Cohort
@@ -141,6 +142,38 @@ def orr_rows(
                     )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"observed_responders": "Int64", "observed_patients": "Int64"})
+
+
+def orr_draws(
+    cohort: Cohort,
+    plan: CohortPlan,
+    rates: dict[str, np.ndarray],
+    patients: int,
+    between_trials: np.ndarray,
+    index: np.ndarray,
+) -> xr.Dataset:
+    """The rates of one cohort draw by draw, with what one trial may differ by: what decisions are made on.
+
+    `rate` (draw, endpoint, arm, subgroup) is that of the population, NaN for the null models of single drugs;
+    `between_trials` (draw) the SD on the logit of one trial's rate about it; `num_patients` (subgroup) the virtual
+    patients behind a rate. The coordinate `draw` is the draw of the posterior.
+    """
+    shares = [group.prevalence for group in cohort.subgroups.values()]
+    groups = [*(plan.subgroups if cohort.subgroups else ()), "all"]
+    columns = [*range(len(shares)), -1]
+    number = len(plan.arms)
+    return xr.Dataset(
+        {
+            "rate": (
+                ("draw", "endpoint", "arm", "subgroup"),
+                np.stack([values[:, :number][..., columns] for values in rates.values()], axis=1),
+            ),
+            "between_trials": (("draw",), between_trials),
+            "num_patients": (("subgroup",), [max(1, round(patients * share)) for share in (*shares, 1.0)]),
+        },
+        coords={"draw": index, "endpoint": list(rates), "arm": list(plan.arms), "subgroup": groups},
+        attrs={"tumour_type": cohort.tumour_type, "label": cohort.label or cohort.tumour_type},
+    )
 
 
 def superiority(cohort: Cohort, plan: CohortPlan, rates: dict[str, np.ndarray]) -> pd.DataFrame:

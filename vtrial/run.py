@@ -19,7 +19,7 @@ from vtrial.experiment import load_resolved, resolved_yaml
 from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs
 from vtrial.model_format import FIT_FORMAT
 from vtrial.progress import reporting
-from vtrial.store import RunFolder, default_run_dir, file_sha256, made_by
+from vtrial.store import ORR_DRAWS, RunFolder, default_run_dir, file_sha256, made_by
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -186,6 +186,7 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
         mice = mice_stage(inputs, folder, devices.trial, progress)
         trial = trial_stage(inputs, folder, devices.trial, progress, keep=True)
         folder.write_csv("orr.csv", trial.orr)
+        folder.write_posterior(trial.draws, ORR_DRAWS)
         folder.update_manifest(
             {
                 "mice": {"seconds": mice},

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from vtrial.base import Counts
 from vtrial.checkpoint import Checkpoint, held_back
@@ -18,7 +19,7 @@ from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws, shape_of
 from vtrial.predict import predict_arms
 from vtrial.progress import Progress
-from vtrial.rates import COLUMNS, orr_rows, response_rates, superiority
+from vtrial.rates import COLUMNS, orr_draws, orr_rows, response_rates, superiority
 from vtrial.response import RECIST_1_1, Response
 from vtrial.stopping import StoppingRule
 from vtrial.store import POSTERIOR, RunFolder
@@ -60,6 +61,7 @@ class TrialResult(NamedTuple):
     """What the trial stage gives back."""
 
     orr: pd.DataFrame
+    draws: xr.DataTree
     superiority: pd.DataFrame
     waterfall: pd.DataFrame
     spider: pd.DataFrame
@@ -75,7 +77,7 @@ def trial_stage(
     experiment, config = inputs.experiment, inputs.experiment.trial
     begun, simulated = time.perf_counter(), 0
     warnings = marks(experiment, folder.manifest())
-    orr, better, waterfall, spider, origins = [], [], [], [], {}
+    orr, rate_draws, better, waterfall, spider, origins = [], {}, [], [], [], {}
     key_prior, key_patients = jax.random.split(jax.random.key(config.seed))
     checkpoint = _checkpoint(inputs, folder, device) if keep else None
     with folder.open_posterior() as tree, jax.default_device(device_for(device)):
@@ -110,6 +112,9 @@ def trial_stage(
             orr.append(
                 orr_rows(cohort, plan, rates, config.seed + 1000 * index, config.patients, between_trials, warnings)
             )
+            rate_draws[f"cohort_{index + 1}"] = orr_draws(
+                cohort, plan, rates, config.patients, between_trials, draws.index
+            )
             better.append(superiority(cohort, plan, rates))
             origins.update({f"{drug}, {cohort.tumour_type}": word for drug, word in plan.origin.items()})
             shown = min(inputs.experiment.report.patients_shown, draws.size)
@@ -130,6 +135,7 @@ def trial_stage(
 
     return TrialResult(
         orr=joined(orr, COLUMNS),
+        draws=xr.DataTree.from_dict({"/": xr.Dataset(attrs={"marks": "; ".join(warnings)}), **rate_draws}),
         superiority=joined(better),
         waterfall=joined(waterfall),
         spider=joined(spider),

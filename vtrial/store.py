@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 POSTERIOR = "posterior.nc"
+ORR_DRAWS = "orr_draws.nc"
 KIND = "vtrial run folder"
 FOLDER_FORMAT = 1
 

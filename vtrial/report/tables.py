@@ -189,7 +189,7 @@ def format_orr_table(orr: pd.DataFrame, *, width: int | None = None, ascii_only:
             ]
             for row in rows
         ]
-        blocks.append(_text_table(str(tumour_type), head, cells, width))
+        blocks.append(text_table(str(tumour_type), head, cells, width))
     for tumour_type in dict.fromkeys(nulls["tumour_type"]):
         part = nulls[nulls["tumour_type"] == tumour_type]
         models = list(dict.fromkeys(str(name) for name in part["model"]))
@@ -198,7 +198,7 @@ def format_orr_table(orr: pd.DataFrame, *, width: int | None = None, ascii_only:
             table.setdefault((str(row["arm"]), str(row["subgroup"])), {})[str(row["model"])] = percent(row["mean"])
         cells = [[*names, *(found.get(model, "-") for model in models)] for names, found in table.items()]
         title = f"{tumour_type}: combinations under each rule, mean ORR"
-        blocks.append(_text_table(title, ["arm", "subgroup", *models], cells, width))
+        blocks.append(text_table(title, ["arm", "subgroup", *models], cells, width))
     blocks.append(
         f"ORR: {ENDPOINTS.get(endpoint, endpoint)}. Predicted: posterior mean and equal-tailed 90 % interval of the\n"
         "population's rate. Trial of n patients: 90 % predictive interval of its observed rate."
@@ -213,7 +213,8 @@ def _trial(row: Mapping[str, Any]) -> str:
     return f"n = {row['num_patients']:.0f} {percent_interval(row['predictive_q05'], row['predictive_q95'])}"
 
 
-def _text_table(title: str, head: list[str], cells: list[list[str]], width: int | None) -> str:
+def text_table(title: str, head: list[str], cells: list[list[str]], width: int | None) -> str:
+    """A title and a table as plain text; lines are as long as they need to be where `width` is None."""
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table
