@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # Two host devices, so that what is spread over devices is spread in tests too; JAX reads this once, at its first use.
@@ -58,3 +58,37 @@ def strict_dtypes() -> Iterator[None]:
     """No implicit change of dtype; for tests of the core (NumPyro itself does not run under it)."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def made_run(tmp_path: Path) -> Callable[..., Path]:
+    """A run folder without a posterior: its name, the mean rate of each arm (SD 0.1), the ESS of the fit, settings."""
+    import json
+
+    from vtrial.experiment import load_experiment, resolved_yaml
+    from vtrial.new import new_study
+
+    def make(
+        name: str, rates: dict[str, float], *, sd: float = 0.1, ess: float = 1e6, sets: Sequence[str] = ()
+    ) -> Path:
+        study, run = tmp_path / "study", tmp_path / name
+        if not study.exists():
+            new_study(study)
+        run.mkdir()
+        (run / "experiment.yaml").write_text(resolved_yaml(load_experiment(study / "experiment.yaml", sets), run))
+        fit = {"passed": True, "key": "0", "draws": 2000, "mice": 48, "pdx_models": 12, "gates": []}
+        manifest = {"kind": "vtrial run folder", "folder_format": 1, "files": {}, "quick": False, "fit": fit}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        head = "arm,tumour_type,subgroup,endpoint,kind,num_patients,mean,sd,q05,q25,q50,q75,q95"
+        rows = [
+            f"{arm},ovarian,all,{endpoint},{kind},40,{rate},0.1,{rate / 2},{rate},{rate},{rate},{min(1.5 * rate, 1)},,,"
+            for arm, rate in rates.items()
+            for endpoint in ("confirmed_orr", "dcr")
+            for kind in ("population", "predictive")
+        ]
+        columns = f"{head},observed_responders,observed_patients,source"
+        (run / "orr.csv").write_text("\n".join([columns, *rows]) + "\n")
+        (run / "diagnostics.csv").write_text(f"parameter,rhat,ess_bulk,ess_tail\nloss,1.0,{ess},{ess}\n")
+        return run
+
+    return make

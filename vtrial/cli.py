@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import select
+import shlex
 import shutil
 import signal
 import sys
@@ -254,6 +255,57 @@ def next_study(
     from vtrial.report.designs import format_studies
 
     print(format_studies(result, _width()))
+
+
+@app.command()
+def compare(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Two run folders or more.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write a page (HTML).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Put the response rates of runs side by side: what differs, and whether by more than Monte Carlo error."""
+    from vtrial.compare import compared, comparison_page, comparison_text
+
+    found = compared(run_dirs)
+    if out is not None:
+        from vtrial.store import whole
+
+        with whole(out.absolute()) as aside:
+            aside.write_text(comparison_page(found), encoding="utf-8")
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(comparison_text(found).rstrip("\n"))
+        if out is not None:
+            print(_shown(out))
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder; its name is that of the study.")],
+) -> None:
+    """Write a commented experiment, priors and a table of synthetic mice that run as they are."""
+    from vtrial.new import new_study
+
+    file = _shown(new_study(folder))
+    print(f"{file}\nvtrial run {shlex.quote(file)} --quick")
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
+) -> None:
+    """Show the JSON schema of the experiment file, for editors."""
+    from vtrial.new import schema_text
+
+    if out is None:
+        print(schema_text(), end="")
+        return
+    from vtrial.store import whole
+
+    with whole(out.absolute()) as aside:
+        aside.write_text(schema_text(), encoding="utf-8")
+    print(_shown(out))
 
 
 @app.command()

@@ -26,6 +26,8 @@ from pydantic import (
 from vtrial import dosing
 from vtrial.yamlfile import fault, nearest
 
+#: how a table may be laid out; `vtrial.readers` says what each is
+Layout = Literal["long", "wide", "pdxe", "invivosyn", "chi"]
 DEFAULT_TRIAL_SIZE = 50
 MAX_VISITS = 400
 _DAYS_PER = {"h": 1 / 24, "d": 1.0, "day": 1.0, "days": 1.0, "wk": 7.0, "week": 7.0, "weeks": 7.0}
@@ -107,6 +109,15 @@ class DataConfig(Section):
     source: Text = Field(description="text that says where the table comes from")
     synthetic: bool = Field(default=False, description="true where the table holds no real measurement")
     if_missing: Text | None = Field(default=None, description="line that says where to get the table")
+    layout: Layout = Field(
+        default="long", description="long: a row a measurement; wide: a row a mouse; or a known file"
+    )
+    sheet: Text | None = Field(
+        default=None, description="sheet of an xlsx file; null for that of the layout or the first"
+    )
+    day_columns: Text | None = Field(
+        default=None, description="how a wide table names its days, such as 'TV_{day}'; null for 0, D3 or day 7"
+    )
     columns: dict[Text, Text] = Field(default={}, description="canonical column name: name in the table")
     constants: dict[Text, Scalar] = Field(
         default={}, description="canonical column that the table lacks: its one value"

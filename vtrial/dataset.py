@@ -1,4 +1,4 @@
-"""Long tables of tumour volumes -> one checked `Dataset`, every fault with its file and line.
+"""Tables of tumour volumes -> one checked `Dataset`, every fault with its file and line.
 
 Volumes at or below the detection limit are left-censored there: they keep their row, and no model ever takes their
 logarithm. A limit of 10 mm3 (`DETECTION_LIMIT_MM3`) is a sphere 2.7 mm across, about the smallest nodule that a
@@ -23,6 +23,7 @@ import pandas as pd
 
 from vtrial.arms import arm_fault, drugs_in, follow, parts_of, read_arms
 from vtrial.errors import InputError
+from vtrial.readers import SHEETS, arranged
 from vtrial.table import MISSING, Source, canonical, cells_of, content_of, fold, listed, nearest
 
 DETECTION_LIMIT_MM3 = 10.0
@@ -138,13 +139,16 @@ def read_dataset(
     arms: Sequence[str] | None = None,
     single_agents_only: bool = False,
     if_missing: str | None = None,
+    layout: str = "long",
+    sheet: str | None = None,
+    day_columns: str | None = None,
 ) -> Dataset:
-    """Read a long table, one row per measurement, and check it.
+    """Read a table, one row per measurement or in another layout, and check it.
 
     Parameters
     ----------
     path : path
-        CSV (comma, semicolon or tab; plain or gzip; UTF-8) or xlsx (its first sheet), told apart by content.
+        CSV (comma, semicolon or tab; plain or gzip; UTF-8) or xlsx, told apart by content.
     columns : mapping, optional
         Canonical column -> its name in the table; identity where absent.
     constants : mapping, optional
@@ -163,6 +167,12 @@ def read_dataset(
         Keep no arm of two drugs or more.
     if_missing : str, optional
         Added to the message where there is no such file: where to get it.
+    layout : str
+        How the table is laid out; see `vtrial.readers`.
+    sheet : str, optional
+        Sheet of an xlsx file; left out, that of the layout, else the first.
+    day_columns : str, optional
+        How a wide table names its days, such as ``TV_{day}``.
 
     Raises
     ------
@@ -179,8 +189,12 @@ def read_dataset(
     if not control or not separator.strip():
         raise InputError("must not be empty", key="data.separator" if control else "data.control")
     content = content_of(path, if_missing)
-    text, lines, sheets = cells_of(path, content)
-    table, renamed = canonical(path, text, lines, columns, constants)
+    text, lines, sheets = cells_of(path, content, sheet or SHEETS.get(layout))
+    rows = arranged(
+        path, text, lines, columns, constants, layout=layout, day_columns=day_columns, control=control[0]
+    )  # fmt: skip
+    columns = rows.columns
+    table, renamed = canonical(path, rows.text, rows.lines, columns, rows.constants)
     source = Source(path, columns)
     table["exclude"] = _reasons(source, table)
     _check_identity(source, table)
@@ -215,7 +229,9 @@ def read_dataset(
     kept = {arm: drugs for arm, drugs in drugs_of.items() if arm in fitted}
     dataset = replace(whole, table=table, arms=kept, drugs=drugs_in(kept))
     _check_usable(dataset)
-    return replace(dataset, notes=(*sheets, *renamed, *weights, *merged, *kept_out, *left_out, *_remarks(dataset)))
+    return replace(
+        dataset, notes=(*sheets, *rows.notes, *renamed, *weights, *merged, *kept_out, *left_out, *_remarks(dataset))
+    )
 
 
 def _reasons(source: Source, table: pd.DataFrame) -> pd.Series:

@@ -78,6 +78,13 @@ def load_resolved(path: str | os.PathLike[str], quick: bool = False, overrides: 
     return _placed(validated(Experiment, document), Path(path), quick)
 
 
+def with_settings(experiment: Experiment, settings: Mapping[str, Any], said: str) -> Experiment:
+    """Lay settings over an experiment, mappings key by key, lists whole; faults name `said` as where they stand."""
+    written = parse_yaml_value(resolved_yaml(experiment), said)
+    document = _laid_over(YamlDocument(Path(said), written, {}), settings, ())
+    return _placed(validated(Experiment, document), experiment.file, experiment.is_quick)
+
+
 def resolved_yaml(experiment: Experiment, relative_to: str | os.PathLike[str] | None = None) -> str:
     """Write the whole experiment with every default as YAML, in the order of the models.
 

@@ -22,6 +22,9 @@ from vtrial.store import default_run_dir, file_sha256
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
 RUN_FORMAT = 1
 DATA_SETTINGS = (
+    "layout",
+    "sheet",
+    "day_columns",
     "columns",
     "constants",
     "control",

@@ -57,11 +57,14 @@ def content_of(path: Path, if_missing: str | None) -> bytes:
     return content
 
 
-def cells_of(path: Path, content: bytes) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    """Return all cells as text under the table's own header, the line of each row, and notes."""
+def cells_of(path: Path, content: bytes, sheet: str | None = None) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """Return all cells as text under the table's own header, the line of each row, and notes.
+
+    `sheet` names the sheet of an xlsx file; left out, it is the first.
+    """
     notes = []
     if content.startswith(b"PK\x03\x04"):
-        cells, notes = _sheet(path, content)
+        cells, notes = _sheet(path, content, sheet)
         lines = np.arange(1, len(cells) + 1)
     else:
         text = _text(path, content)
@@ -80,17 +83,23 @@ def cells_of(path: Path, content: bytes) -> tuple[pd.DataFrame, np.ndarray, list
     return table, lines[1:], notes
 
 
-def _sheet(path: Path, content: bytes) -> tuple[pd.DataFrame, list[str]]:
+def _sheet(path: Path, content: bytes, sheet: str | None) -> tuple[pd.DataFrame, list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl warns of styles and drop-downs that hold no data
             with pd.ExcelFile(io.BytesIO(content), engine="openpyxl") as book:
                 names = [str(name) for name in book.sheet_names]
-                cells = book.parse(0, header=None, dtype=str, na_filter=False).fillna("").astype(str)
+                folded = {fold(name): place for place, name in enumerate(names)}
+                place = 0 if sheet is None else folded.get(fold(sheet))
+                cells = None if place is None else book.parse(place, header=None, dtype=str, na_filter=False)
     except Exception as error:  # a damaged archive breaks zipfile, the XML parser or openpyxl, each in its own way
         raise InputError(f"is not a readable xlsx file ({error}); save it again as xlsx or CSV", file=path) from None
-    note = f"read the sheet {names[0]!r}, the first of {len(names)}; the others are not read"
-    return cells, [note] if len(names) > 1 else []
+    if cells is None or place is None:
+        message = f"has no sheet {sheet!r}.{nearest(str(sheet), names)} It has {listed(names)}"
+        raise InputError(message, file=path, key="data.sheet")
+    first = ", the first" if sheet is None else ""
+    note = f"read the sheet {names[place]!r}{first} of {len(names)}; the others are not read"
+    return cells.fillna("").astype(str), [note] if len(names) > 1 else []
 
 
 def _text(path: Path, content: bytes) -> str:

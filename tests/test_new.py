@@ -1,0 +1,76 @@
+"""A new study runs as it is, and the schema says what the reader of experiments says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vtrial import cli
+from vtrial.errors import InputError
+from vtrial.new import SCHEMA, new_study, schema, schema_text, synthetic_table
+from vtrial.yamlfile import read_yaml
+
+
+def test_a_new_study_is_sound_and_says_that_it_is_synthetic(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "my-study"]) == 0
+    assert capsys.readouterr().out == "my-study/experiment.yaml\nvtrial run my-study/experiment.yaml --quick\n"
+    files = sorted(str(p.relative_to(tmp_path / "my-study")) for p in (tmp_path / "my-study").rglob("*") if p.is_file())
+    assert files == ["data/volumes.csv", SCHEMA, "experiment.yaml", "priors.yaml"]
+    assert cli.main(["check", "my-study/experiment.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "SYNTHETIC: no real measurement" in out and "48 mice, 12 PDX models" in out and "4 arms" in out
+    text = (tmp_path / "my-study/experiment.yaml").read_text()
+    assert text.startswith(f"# yaml-language-server: $schema={SCHEMA}\n") and "EVERY NUMBER" in text
+    table = (tmp_path / "my-study/data/volumes.csv").read_text()
+    assert all(line.endswith(",synthetic") for line in table.splitlines()[1:]) and table == synthetic_table(1)
+    assert (tmp_path / "my-study" / SCHEMA).read_text() == schema_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("My Study", "allowed are"), ("full", "is there already"), ("f/x", "written")]
+)
+def test_a_folder_that_cannot_be_is_refused_and_nothing_left(tmp_path: Path, name: str, part: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    (tmp_path / "f").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=part):
+        new_study(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    assert new_study(tmp_path / "s").is_file() and list(tmp_path.iterdir()) == [tmp_path / "s"]
+
+
+def test_the_schema_is_shown_or_written(tmp_path: Path, capsys) -> None:
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+    assert cli.main(["schema", "--out", str(tmp_path / "s.json")]) == 0
+    assert (tmp_path / "s.json").read_text() == schema_text()
+
+
+def test_every_key_of_the_schema_is_described() -> None:
+    found = schema()
+    for model in (found, *found["$defs"].values()):
+        assert model["additionalProperties"] is False
+        for name, field in model["properties"].items():
+            assert field.get("description") or "$ref" in field, (model["title"], name)
+
+
+def test_the_shipped_experiments_follow_the_schema(repository: Path) -> None:
+    """The schema beside them is that of this code; `vtrial schema --out FILE` renews it."""
+    folder = repository / "experiments"
+    assert (folder / SCHEMA).read_text() == schema_text()
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(schema())
+    validator.check_schema(schema())
+    for file in folder.glob("*.yaml"):
+        assert f"# yaml-language-server: $schema={SCHEMA}\n" in file.read_text()
+        validator.validate(read_yaml(file).data)
+    fault = read_yaml(folder / "lgsoc.yaml").data | {"nmae": 1}
+    assert not validator.is_valid(fault)
