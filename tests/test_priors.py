@@ -159,7 +159,9 @@ def test_consequences_in_plain_numbers(priors: Priors) -> None:
     assert 0.0 < beyond_stasis < 0.03
     # Claret's loss of effect, per day, lies in the upper tail and not beyond it
     entry = priors.entry("translation.loss_of_effect.default")
-    assert entry.quantile(0.9) < 0.0193 < entry.quantile(0.99)
+    own, common = entry.parameters["sigma"], priors.entry("translation.ln_loss_of_effect_common").parameters["scale"]
+    standard = math.log(0.0193 / entry.parameters["median"]) / math.hypot(own, common)
+    assert 1.28 < standard < 2.33  # between the 90th and the 99th percentile of class and common part together
     assert entry.unit == "1/day"
 
 
@@ -229,7 +231,7 @@ def test_every_predictable_arm_has_an_effect_over_time(priors: Priors) -> None:
             assert pk.half_life.unit == pk.absorption_half_life.unit == "h"
             assert pk.absorption_half_life.quantile(0.5) < pk.half_life.quantile(0.5)
     trametinib = {arm.trial: arm.drugs["trametinib"].dose.value for arm in priors.trials if "trametinib" in arm.drugs}
-    assert trametinib == {"GOG 281": 2.0, "GSK2256098 + trametinib": 0.5}
+    assert trametinib.items() >= {"GOG 281": 2.0, "GSK2256098 + trametinib": 0.5}.items()
 
 
 def test_overlapping_arms_name_each_other_through_the_whole(priors: Priors) -> None:
@@ -416,7 +418,7 @@ def test_a_bad_prior_is_named(tmp_path: Path, text: str, line: int, key: str, me
 def test_the_good_ones_of_the_table_are_good(tmp_path: Path) -> None:
     """The texts that the table above spoils are sound before they are spoilt."""
     assert load_priors([overlay(tmp_path, entry())]).changes
-    assert load_priors([overlay(tmp_path, ARM)]).trials[-1].id == 99
+    assert any(arm.id == 99 for arm in load_priors([overlay(tmp_path, ARM)]).trials)
 
 
 def test_a_name_in_two_files_of_one_folder(tmp_path: Path) -> None:

@@ -364,6 +364,72 @@ def crossvalidate(
 
 
 @app.command()
+def validate(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="RUN_DIR", help="Fitted run. Default: the real mice where they are, else the twin."
+        ),
+    ] = None,
+    draws: Annotated[int | None, typer.Option(metavar="D", min=50, help="Joint draws of mice and translation.")] = None,
+    patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="250 draws, for a first look; the page says so.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Predict and score every published arm, its own trial left out, and say whether mice help."""
+    if run_dir is not None:
+        _check_run_folder(run_dir)
+    devices = _devices(device, "auto")
+    from vtrial import scorecard
+    from vtrial.validation import Settings
+
+    default = Settings(draws=250) if quick else Settings()
+    settings = Settings(draws or default.draws, patients or default.patients, default.seed)
+    console, word = _console(), ""
+    if run_dir is None:
+        run_dir, word = scorecard.choose_run(devices, console)
+        print(word)
+    result = scorecard.validate(run_dir, word, out, settings, quick=quick, console=console)
+    for line in (*result["marks"], *result["answer"]):
+        print(_plain(line))
+    print(_shown(result["page"]))
+
+
+@app.command()
+def priors(
+    file: File,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.png", help="Picture of the consequences.")] = None,
+    draws: Annotated[int, typer.Option(metavar="D", min=50, help="Draws of the priors.")] = 400,
+    overrides: Sets = None,
+) -> None:
+    """Print the priors of an experiment and what follows from them before any mouse: doubling times, response rates."""
+    from vtrial.experiment import load_experiment
+    from vtrial.priors import load_priors
+
+    experiment = load_experiment(file, overrides or ())
+    loaded = load_priors(experiment.prior_paths())
+    _devices("auto", "auto")
+    from vtrial.consequences import consequences, parameters_text
+
+    for entry in loaded.entries.values():
+        print(_plain(f"{entry.name}: {parameters_text(entry)}, unit {entry.unit}, {entry.certainty}"))
+    for change in loaded.changes:
+        print(_plain(change))
+    print("\nWhat follows before any mouse is read: median and 90 % interval")
+    lines = consequences(experiment, loaded, draws, patients=2000)
+    for line in lines:
+        print(_plain(f"  {line.what}: {line.q50:.3g} {line.unit} [{line.q05:.3g}, {line.q95:.3g}]"))
+    if out is not None:
+        from vtrial.report.prior_images import consequences_image
+        from vtrial.store import whole
+
+        with whole(out.absolute()) as aside:
+            aside.write_bytes(consequences_image(lines))
+        print(_shown(out))
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, devices, memory, caches, and what is missing."""
     from vtrial.doctor import findings

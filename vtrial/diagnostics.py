@@ -30,6 +30,23 @@ def _named(dataset: xr.Dataset) -> dict[str, float]:
     return values
 
 
+def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Normalised log weights after Pareto smoothing (Vehtari 2024, JMLR 25:72), and k-hat of their tail.
+
+    Parameters
+    ----------
+    log_weights
+        Unnormalised log importance weights, [D].
+    """
+    if hasattr(arviz, "psislw"):
+        smoothed, k = arviz.psislw(np.array(log_weights, np.float64))
+    else:
+        from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
+
+        smoothed, k = array_stats.psislw(np.array(log_weights, np.float64))
+    return np.asarray(smoothed, np.float64), float(k)
+
+
 def summarise(posterior: xr.Dataset) -> pd.DataFrame:
     """One row per population parameter: parameter, mean, sd, q05, q95, rhat, ess_bulk, ess_tail (equal-tailed 90 %)."""
     chosen = posterior[[name for name in POPULATION if name in posterior]].astype(np.float64)

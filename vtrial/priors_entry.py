@@ -104,6 +104,11 @@ class TrialArm(_Strict):
     arm: Text
     tumour_type: Text
     subgroup: Text = "all"
+    biomarker: Text | None = Field(default=None, description="how patients were selected where the mice are not")
+    prevalence: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="share of the subgroup within the tumour type"
+    )
+    covariates: dict[str, Number] = Field(default_factory=dict, description="covariates of the subgroup")
     regimen: Text = Field(description="what was given, in words")
     drugs: dict[str, Dosing] = Field(default_factory=dict)
     not_predictable: Text | None = None
@@ -113,6 +118,9 @@ class TrialArm(_Strict):
     reader: Literal["independent", "investigator", "unknown"]
     recist: Literal["1.0", "1.1"] | None
     line: Text = Field(description="line of therapy, in words")
+    prior_lines: Annotated[Number, Field(ge=0, le=20)] | None = Field(
+        default=None, description="earlier lines of therapy, null where unknown"
+    )
     median_pfs_months: Annotated[Number, Field(gt=0)] | None
     overlaps: Annotated[tuple[int, ...], _listed] = ()
     source: Text
@@ -128,6 +136,8 @@ class TrialArm(_Strict):
             raise fault(f"must be at most num_patients, {self.num_patients}", "num_responders")
         if bool(self.drugs) == bool(self.not_predictable):
             raise fault("needs either drugs or not_predictable, and not both")
+        if bool(self.covariates) != (self.prevalence is not None):
+            raise fault("prevalence and covariates must be given together", "prevalence")
         for index, name in enumerate(self.recalled):
             if name not in type(self).model_fields:
                 raise fault(f"must be a field of this arm{nearest(name, type(self).model_fields)}", "recalled", index)

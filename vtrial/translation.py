@@ -3,7 +3,9 @@
 For draw s and drug d of a cohort
 
     growth_human = g* (W_human / W_mouse)^growth_exponent
-    kill_human   = rho_d g* exp(ln_kill_scale[class] + class_discrepancy[class] + u_d) E_d(t) exp(-lambda_d t)
+    kill_human   = rho_d g* exp(ln S[class] + u_d) E_d(t) exp(-lambda_d t)
+    ln S[class]  = ln_kill_scale_common + ln_kill_scale[class] + class_discrepancy[class]
+    ln lambda_d  = ln_loss_of_effect_common + ln loss_of_effect[class]
 
 with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, and E_d(t) from dose and schedule. A drug that
 the fit has not seen is drawn from its mechanism class, a tumour type that it has not seen from the population of
@@ -150,6 +152,29 @@ def pair_rule(drugs: Sequence[str], draws: Draws, sampler: PriorSampler, priors:
     return phi, gamma, sampler.entry("class_pairs.default.between_models")
 
 
+class ClassTerms(NamedTuple):
+    """What a mechanism class has in patients, [D] each, the part common to all classes included."""
+
+    ln_kill_scale: np.ndarray
+    ln_loss_of_effect: np.ndarray  # ln(1/day)
+
+
+def common_terms(sampler: PriorSampler) -> ClassTerms:
+    """The part of `ClassTerms` that all classes share, [D] each."""
+    return ClassTerms(
+        sampler.entry("translation.ln_kill_scale_common"), sampler.entry("translation.ln_loss_of_effect_common")
+    )
+
+
+def class_terms(drug_class: str, sampler: PriorSampler) -> ClassTerms:
+    """Kill scale and loss of effect of a mechanism class, the same draws for every drug and cohort of a sampler."""
+    common, tag = common_terms(sampler), f" {drug_class}"
+    scale = sampler.resolved("translation.ln_kill_scale", drug_class, tag=tag)
+    discrepancy = sampler.resolved("translation.class_discrepancy", drug_class, tag=tag)
+    loss = np.log(sampler.resolved("translation.loss_of_effect", drug_class, tag=tag))
+    return ClassTerms(common.ln_kill_scale + scale + discrepancy, common.ln_loss_of_effect + loss)
+
+
 def _dose_response(drug: str, sampler: PriorSampler, priors: Priors) -> tuple[DoseResponse, Dosing]:
     """Parameters [D] of a drug's time course in patients and its reference dosing."""
     info = priors.drug(drug)
@@ -217,11 +242,9 @@ def plan_cohort(
     discrepancy = sampler.entry("translation.drug_discrepancy")
     kill, loss = [], []
     for drug in drugs:
-        drug_class = priors.drug_class(drug)
-        ln_scale = sampler.resolved("translation.ln_kill_scale", drug_class, tag=f" {drug_class}")
-        ln_scale = ln_scale + sampler.resolved("translation.class_discrepancy", drug_class, tag=f" {drug_class}")
-        kill.append(np.exp(ln_scale + discrepancy * sampler.normal(f"discrepancy {drug}")))
-        loss.append(np.log(sampler.resolved("translation.loss_of_effect", drug_class, tag=f" {drug_class}")))
+        terms = class_terms(priors.drug_class(drug), sampler)
+        kill.append(np.exp(terms.ln_kill_scale + discrepancy * sampler.normal(f"discrepancy {drug}")))
+        loss.append(terms.ln_loss_of_effect)
 
     def patient(name):
         return sampler.resolved("patients", cohort.tumour_type, name)

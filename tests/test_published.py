@@ -1,0 +1,70 @@
+import jax
+import numpy as np
+import pytest
+
+from vtrial.mouse_prior import PriorDraws
+from vtrial.priors import load_priors
+from vtrial.published import VISITS, cohorts, independent_arms, left_out_with
+from vtrial.translation import PriorSampler, class_terms, common_terms, plan_cohort
+
+
+@pytest.fixture(scope="module")
+def priors():
+    return load_priors()
+
+
+def test_at_least_twenty_arms_of_pdxe_with_everything_a_score_needs(priors) -> None:
+    panel = {"BRCA", "CM", "CRC", "GC", "NSCLC", "PDAC"}
+    arms = [arm for arm in priors.trials if arm.id >= 30 and arm.drugs and arm.certainty != "recalled"]
+    assert sum(arm.tumour_type in panel for arm in arms) >= 20
+    assert sum(len(arm.drugs) > 1 for arm in arms) >= 5
+    for arm in priors.trials:
+        if arm.certainty == "recalled":
+            assert {"num_responders"} <= set(arm.recalled) or arm.id < 30
+        if arm.tag == "SEEN":
+            assert not {"num_responders", "num_patients"} & set(arm.recalled), arm.id
+
+
+def test_a_trial_leaves_whole_with_all_that_overlaps_it(priors) -> None:
+    by_id = {arm.id: arm for arm in priors.trials}
+    assert left_out_with(by_id[1], priors.trials) == [1, 2, 3, 5]  # RAMP 201, both doses
+    assert left_out_with(by_id[13], priors.trials) == [12, 13]
+    assert 2 not in independent_arms(priors.trials)
+    assert {1, 3} <= independent_arms(priors.trials)
+
+
+def test_equal_arms_are_simulated_once_and_every_arm_stands_somewhere(priors) -> None:
+    arms = [arm for arm in priors.trials if arm.drugs]
+    made = cohorts(arms)
+    assert sorted(arm.id for *_, members in made for arm in members) == [arm.id for arm in arms]
+    ids = [{arm.id for arm in members} for *_, members in made]
+    assert {23, 24} in ids  # gemcitabine + nab-paclitaxel under RECIST 1.1
+    cohort = next(cohort for cohort, _, members in made if members[0].id == 1)
+    assert cohort.subgroups["in"].covariates == {"kras_mutant": 1.0}
+    assert cohort.subgroups["out"].covariates == {"kras_mutant": 0.0}
+    assert sum(group.prevalence for group in cohort.subgroups.values()) == pytest.approx(1.0)
+
+
+def test_without_mice_every_drug_is_new_and_arms_share_their_class(priors) -> None:
+    """Two arms of one drug share its draws; the effect is the prior's: mean 0.35 within 4 standard errors."""
+    arms = {arm.id: arm for arm in priors.trials}
+    draws = PriorDraws(jax.random.key(1), priors, 400)
+    key = jax.random.key(2)
+    plans = []
+    for i in (8, 70):
+        cohort, _, _ = cohorts([arms[i]])[0]
+        plans.append(plan_cohort(key, cohort, VISITS, draws, priors, {}))  # pyright: ignore[reportArgumentType]
+    assert plans[0].origin["binimetinib"] == "new drug of the new class RAF/MEK"
+    np.testing.assert_array_equal(plans[0].law.kill_scale, plans[1].law.kill_scale)
+    effect = np.asarray(plans[0].law.effect_mean[:, 0, 0])
+    assert abs(effect.mean() - 0.35) < 4 * effect.std() / 20
+
+
+def test_classes_share_half_of_the_variance_of_their_scale(priors) -> None:
+    """Correlation of two classes 0.25 / 0.4901 = 0.51; 4 standard errors of a correlation of 4,000 draws."""
+    sampler = PriorSampler(jax.random.key(0), priors, 4000)
+    first, second = (class_terms(name, sampler).ln_kill_scale for name in ("taxane", "RAF/MEK"))
+    expected = 0.25 / (0.25 + 0.49**2)
+    assert abs(np.corrcoef(first, second)[0, 1] - expected) < 4 * (1 - expected**2) / np.sqrt(4000)
+    assert abs(first.std() / 0.7 - 1) < 4 / np.sqrt(2 * 4000)
+    np.testing.assert_array_equal(common_terms(sampler).ln_kill_scale, common_terms(sampler).ln_kill_scale)

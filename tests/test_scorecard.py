@@ -1,0 +1,92 @@
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vtrial import cli, experiment, posterior, scorecard, validation
+from vtrial.store import RunFolder
+from vtrial.validation import COLUMNS, Validation, coverage, summary
+
+
+def made_up_scores() -> pd.DataFrame:
+    """Six arms of four trials; the second misses its interval, combinations are the last two."""
+    rows = {name: [0.0] * 6 for name in COLUMNS}
+    rows |= {
+        "id": list(range(1, 7)),
+        "trial": ["A", "A", "B", "C", "D", "D"],
+        "arm": ["=cmd", "b", "c", "d", "e", "f"],
+        "tumour_type": ["CM"] * 6,
+        "role": ["calibration"] * 4 + ["held_out"] * 2,
+        "num_responders": [5, 19, 5, 5, 5, 5],
+        "num_patients": [20] * 6,
+        "pred_mean": [0.25] * 6,
+        "pred_q05": [0.1] * 6,
+        "pred_q95": [0.5] * 6,
+        "mid_p": [0.5] * 6,
+        "crps": [0.05] * 6,
+        "crps_no_mice": [0.07] * 6,
+        "crps_meta": [0.04, 0.05, 0.06, 0.05, 0.05, 0.05],
+        "crps_uncalibrated": [0.06] * 6,
+        "crps_independent_action": [np.nan] * 4 + [0.05] * 2,
+        "khat": [0.3] * 6,
+        "ess": [90.0] * 6,
+        "power": [1.0] * 6,
+        "certainty": ["published"] * 5 + ["recalled"],
+        "in_mice": [True] * 3 + [False] * 3,
+        "counted": [True] * 6,
+    }
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def test_the_answer_says_whether_mice_help() -> None:
+    """Constant difference of -2 points to no mice: helped; to the meta-analysis its interval spans 0: undecided."""
+    scores = made_up_scores()
+    lines = scorecard.answer(summary(scores, 1), coverage(scores))
+    first = next(line for line in lines if "without mice, all arms" in line and "pipeline" in line)
+    assert "(6 arms of 4 trials): mice help" in first
+    assert "difference -2.0 [-2.0, -2.0]" in first
+    meta = next(line for line in lines if "meta-analysis" in line and "all arms" in line)
+    assert "undecided" in meta
+    # Binomial(6, 0.1): P(<= 2) = 0.984
+    assert "miss 1 of 6 arms (0 below, 1 above), within what chance allows (at most 2)" in lines[-1]
+
+
+@pytest.fixture
+def fitted(tmp_path, monkeypatch):
+    """A run folder whose posterior is never read."""
+    folder = RunFolder(tmp_path / "fit").create()
+    (folder.path / "experiment.yaml").write_text("name: tiny")
+    data = SimpleNamespace(synthetic=True, aliases={})
+    made = SimpleNamespace(name="tiny", is_quick=False, data=data, prior_paths=lambda: [])
+    monkeypatch.setattr(experiment, "load_resolved", lambda *_: made)
+    monkeypatch.setattr(RunFolder, "has_posterior", lambda *_: True)
+    monkeypatch.setattr(RunFolder, "open_posterior", lambda *_: nullcontext())
+    monkeypatch.setattr(posterior, "Draws", lambda tree, size: SimpleNamespace(size=size))
+    scores = made_up_scores()
+    missing = pd.DataFrame({"id": [7], "trial": ["E"], "arm": ["g"], "tumour_type": ["CM"], "reason": ["endocrine"]})
+    result = Validation(scores, missing, summary(scores, 1), coverage(scores))
+    monkeypatch.setattr(validation, "validate", lambda *_: result)
+    return folder.path
+
+
+def test_command_writes_the_three_files_and_says_what_the_mice_are(fitted, tmp_path, capsys) -> None:
+    out = tmp_path / "scores"
+    assert cli.main(["validate", "--out", str(out), "--run", str(fitted), "--draws", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert "synthetic data" in printed
+    assert "mice help" in printed
+    assert {"validation.csv", "not_predicted.csv", "validation.html"} <= {path.name for path in out.iterdir()}
+    table = pd.read_csv(out / "validation.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert list(pd.read_csv(out / "not_predicted.csv")["reason"]) == ["endocrine"]
+    page = (out / "validation.html").read_text()
+    assert "synthetic data" in page
+    assert "http://" not in page and "https://" not in page
+
+
+def test_a_folder_without_a_run_is_bad_input(tmp_path, capsys) -> None:
+    assert cli.main(["validate", "--out", str(tmp_path / "o"), "--run", str(tmp_path / "none")]) == 2
+    assert "run folder" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
