@@ -139,7 +139,7 @@ def test_beta_is_given_by_mean_and_concentration(priors: Priors) -> None:
 def test_logarithm_of_a_lognormal_entry(priors: Priors) -> None:
     distribution = priors.distribution("growth.mouse.ln_residual_sd")
     assert type(distribution).__name__ == "Normal"
-    assert np.asarray(distribution.mean) == pytest.approx(math.log(0.12))
+    assert np.asarray(distribution.mean) == pytest.approx(math.log(0.25))
     assert priors.distributions(["classes.default.ln_between_models"]).keys() == {"classes.default.ln_between_models"}
     with pytest.raises(InputError, match=r"growth\.mouse\.ln_between_types: there is no prior"):
         priors.distribution("growth.mouse.ln_between_types")  # half-normal: has no such logarithm

@@ -153,7 +153,7 @@ def test_commands_of_the_documents_exist(repository: Path) -> None:
             assert words[1] in known, (document.name, command)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_tutorial_from_its_first_command_to_other_arms(tmp_path: Path, repository: Path) -> None:
     """The commands of docs/tutorial.md as they stand there, on one study; then what a notebook asks of its run."""
     commands = commands_of(repository / "docs" / "tutorial.md")
