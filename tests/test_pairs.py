@@ -43,7 +43,7 @@ def dataset(tmp_path_factory) -> Dataset:
             f"S,{kind},{model},{mouse},{arm},{day},{200 * np.exp(0.1 * (1 - effect) * day)}" for day in (0, 7, 14)
         ]
     path.write_text("\n".join(lines))
-    return read_dataset(path, aliases={"alpelisib": "BYL719"})
+    return read_dataset(path, aliases={"my drug": "BYL719"})
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,9 @@ def test_an_unseen_combination_follows_its_rule(dataset, priors, nobody_leaves):
 
 def test_a_combination_that_the_model_had_is_as_fitted(dataset, priors, nobody_leaves):
     """M1 alone responds to trametinib, but its mouse under both drugs did not: that mouse counts, not the rule."""
-    found = predict(posterior(), dataset, priors, nobody_leaves, ("T1", "M1", "alpelisib + trametinib"))
-    assert found["probability"].tolist() == [0.0] and found["in_sample"].all()
+    rows = [("T1", "M1", f"{name} + trametinib") for name in ("BYL719", "my drug", "alpelisib")]
+    found = predict(posterior(), dataset, priors, nobody_leaves, *rows)
+    assert found["probability"].tolist() == [0.0] * 3 and found["in_sample"].all()
 
 
 def test_a_drug_without_mice_comes_from_its_class(dataset, priors, nobody_leaves):

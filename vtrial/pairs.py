@@ -152,15 +152,22 @@ class _KnownModels:
         self._law: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
     def drugs(self, arm: str) -> tuple[str, ...]:
-        """Drugs of an arm, sorted; one that the table does not have must be known to the priors."""
+        """Drugs of an arm, sorted, in the table's spelling; one that it does not have must be known to the priors."""
         parts = parts_of(arm, self._dataset.separator, self._aliases, self._dataset.control)
         if fault := arm_fault(parts):
             raise InputError(f"arm {arm!r} {fault}")
         held = {fold(drug): drug for drug in self._dataset.drugs}
-        for part in parts:
-            if fold(part) not in held:
-                self._priors.drug(part)  # raises with the nearest name
-        return tuple(sorted(held.get(fold(part), part) for part in parts))
+
+        def spelled(part: str) -> str:
+            if fold(part) in held:
+                return held[fold(part)]
+            info = self._priors.drug(part)  # raises with the nearest name
+            return next((held[fold(name)] for name in (info.name, *info.code_names) if fold(name) in held), part)
+
+        names = tuple(sorted(spelled(part) for part in parts))
+        if len(set(names)) < len(names):
+            raise InputError(f"arm {arm!r} names a drug twice")
+        return names
 
     def has(self, model: str, drugs: tuple[str, ...]) -> bool:
         """Whether the fit has seen this PDX model under this arm."""
