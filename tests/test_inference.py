@@ -95,7 +95,7 @@ def drawn(
 ) -> dict[str, np.ndarray]:
     """All draws [chain, total, ...] of a run in blocks, statistics included."""
     with jax.enable_x64(True):
-        states = initial_state(jax.random.key(key), prepared.sampler, prepared.start, prepared.line, 2)
+        states = initial_state(jax.random.key(key), prepared.sampler, prepared.start, 2)
         blocks = list(sample_blocks(prepared.run, states, prepared.line, np.ones(total, bool), block, kept))
     assert [b.stats["num_steps"].shape[1] for b in blocks] == [min(block, total - i) for i in range(0, total, block)]
     return {
@@ -214,7 +214,7 @@ def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
 
     watched = prepared._replace(run=counting)
     with jax.enable_x64(True):
-        states = initial_state(jax.random.key(5), prepared.sampler, prepared.start, prepared.line, 2)
+        states = initial_state(jax.random.key(5), prepared.sampler, prepared.start, 2)
         blocks = list(sample_blocks(counting, states, prepared.line, np.ones(90, bool), 60, kept.opened()))
     assert calls == [60], "the first block is not made again"
     for name in ("beta", "scale"):

@@ -17,9 +17,9 @@ from vtrial.devices import Kind, device_for
 from vtrial.errors import InputError
 from vtrial.fitting import fit_stage
 from vtrial.inputs import Inputs
+from vtrial.pair_scores import pair_scores
 from vtrial.pairs import COLUMNS, arm_table, observed_pairs, predict_pairs
 from vtrial.progress import Progress
-from vtrial.scores import pair_scores
 from vtrial.simulation import stopping_rule
 from vtrial.store import RunFolder
 

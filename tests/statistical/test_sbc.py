@@ -250,7 +250,7 @@ def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple
         def one_fit(item):
             key, numbers = item
             own = arrays._replace(curves=arrays.curves._replace(statistics=numbers))
-            state = sampler.init(key, {name: jnp.zeros_like(v) for name, v in guess.items()}, own)
+            state = sampler.init(key, {name: jnp.zeros_like(v) for name, v in guess.items()})
 
             # warm-up and draws in one loop, so that the sampler is compiled once
             def step(carry, _):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vtrial.scores import FLOOR, interval_score, log_score, pair_scores, rate_of_others
+from vtrial.pair_scores import FLOOR, interval_score, log_score, pair_scores, rate_of_others
 
 
 def test_interval_score_by_hand():
