@@ -138,7 +138,7 @@ BAD = [
     ("rhat: 1.02", "rhat: '1e-3'", 16, ["fit.gates.rhat:", "must be a number", "found '1e-3'"]),
     ("rhat: 1.02", "r_hat: 1.02", 16, ["fit.gates.r_hat:", "did you mean 'rhat'"]),
     ("rhat: 1.02", "rhat: " + "x" * 500, 16, ["fit.gates.rhat:", "must be a number", "xxx ... xxx"]),
-    ("recist: 1.1", "recist: 1.0", 18, ["trial.recist:", "'1.1'", "found 1.0"]),
+    ("recist: 1.1", "recist: 1.2", 18, ["trial.recist:", "'1.1'", "found 1.2"]),
     ("recist: 1.1", "patients: 2e3", 18, ["trial.patients:", "whole number", "found 2000.0"]),
     ("every_days: 56, u", "every_days: 700, u", 19, ["trial.visits.every_days:", "until_days", "found 700"]),
     ("until_days: 672", "until_days: 500", 19, ["visits.then_after_days:", "below until_days", "found 504"]),

@@ -6,12 +6,30 @@ classes. What is written as one item here (one draw, one patient) gets a leading
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import jax
 
+#: bins of the best change, see `endpoints.change_bin`
+CHANGE_BINS = 43
+
 #: RECIST 1.1 follows at most five target lesions; patients with fewer have the rest masked
 MAX_LESIONS = 5
+
+
+class Response(IntEnum):
+    """Response of a visit or best response of a patient or mouse; smaller is better."""
+
+    CR = 0
+    PR = 1
+    SD = 2
+    PD = 3
+    NE = 4
+
+
+# Plain integers: an IntEnum member is not a weakly typed Python scalar to JAX.
+CR, PR, SD, PD, NE = (int(code) for code in Response)
 
 
 class PatientLaw(NamedTuple):
@@ -58,6 +76,8 @@ class PatientLaw(NamedTuple):
         Hazard (1/day) of leaving for reasons other than progression.
     missed_visit : Array []
         Probability that an assessment is not made.
+    death_share : Array []
+        Share of those who leave for reasons other than progression who die then; read by PFS alone.
     """
 
     mu_ln_growth: jax.Array
@@ -82,6 +102,7 @@ class PatientLaw(NamedTuple):
     new_lesion_power: jax.Array
     discontinuation_hazard: jax.Array
     missed_visit: jax.Array
+    death_share: jax.Array
 
 
 class Schedule(NamedTuple):
@@ -150,6 +171,11 @@ class Deviates(NamedTuple):
         Cumulative hazard at which it happens.
     missed_u : Array [V]
         Missed visits.
+    death_u : Array []
+        Whether leaving is death.
+    blinded_reader_z : Array []
+    blinded_z : Array [V + 1]
+        As reader_z and reading_z, for a second reader of the same scans.
     """
 
     subgroup_u: jax.Array
@@ -166,6 +192,9 @@ class Deviates(NamedTuple):
     new_lesion_e: jax.Array
     discontinuation_e: jax.Array
     missed_u: jax.Array
+    death_u: jax.Array
+    blinded_reader_z: jax.Array
+    blinded_z: jax.Array
 
 
 class Patient(NamedTuple):
@@ -193,6 +222,10 @@ class Patient(NamedTuple):
         Cumulative hazard at which a new lesion appears and at which the patient leaves.
     missed : Array [V]
         Whether a visit is missed, bool.
+    dies : Array []
+        Whether leaving is death, bool.
+    blinded : Array [V + 1]
+        As `reading`, by a second, blinded reader.
     """
 
     subgroup: jax.Array
@@ -206,6 +239,26 @@ class Patient(NamedTuple):
     new_lesion_e: jax.Array
     discontinuation_e: jax.Array
     missed: jax.Array
+    dies: jax.Array
+    blinded: jax.Array
+
+
+class Ending(NamedTuple):
+    """The visits on which a patient's response and end of follow-up fall, counted from 1; int32.
+
+    Attributes
+    ----------
+    response : Array []
+        First visit of the response, 0 without one.
+    end : Array []
+        Visit of the progression or death, else the last evaluable visit; 0 without any.
+    kind : Array []
+        What happened there: 0 nothing (censored), 1 progression, 2 death without progression.
+    """
+
+    response: jax.Array
+    end: jax.Array
+    kind: jax.Array
 
 
 class Counts(NamedTuple):
@@ -215,19 +268,46 @@ class Counts(NamedTuple):
     ----------
     best_response : Array [D, K, B, 5]
         Patients by best overall response, confirmed.
-    responders_unconfirmed : Array [D, K, B]
-        Patients with CR or PR where no confirmation is asked for.
+    best_unconfirmed : Array [D, K, B, 5]
+        The same where no confirmation is asked for.
     responders_independent : Array [D, K, B]
         Patients who have a confirmed response to at least one of the combination's drugs given alone, at the doses of
         the combination (independent action); 0 for regimens without parts.
+    independent_unconfirmed : Array [D, K, B]
+        The same where no confirmation is asked for.
     num_patients : Array [D, B]
         Patients in each subgroup.
     """
 
     best_response: jax.Array
-    responders_unconfirmed: jax.Array
+    best_unconfirmed: jax.Array
     responders_independent: jax.Array
+    independent_unconfirmed: jax.Array
     num_patients: jax.Array
+
+
+class EndpointCounts(NamedTuple):
+    """What else one simulation tells of the arms (the first A regimens), int32; V visits.
+
+    Attributes
+    ----------
+    course : Array [D, A, B, V + 1, V + 1, 3]
+        Patients by `Ending`: visit of the response (confirmed or not, as asked), visit of the end, kind of the end.
+    change : Array [D, A, B, CHANGE_BINS]
+        Patients by best change from baseline, see `endpoints.change_bin`.
+    evaluable : Array [D, A, B]
+        Patients with at least one evaluable assessment after baseline.
+    blinded : Array [D, A, B, 5]
+        Patients by best overall response as a second, blinded reader has it, confirmed or not as asked.
+    both : Array [D, A, B]
+        Responders by both readers.
+    """
+
+    course: jax.Array
+    change: jax.Array
+    evaluable: jax.Array
+    blinded: jax.Array
+    both: jax.Array
 
 
 class Trajectories(NamedTuple):
@@ -255,3 +335,21 @@ class Trajectories(NamedTuple):
     best_change: jax.Array
     best_response: jax.Array
     subgroup: jax.Array
+
+
+class TimeToEvent(NamedTuple):
+    """A time that may be censored.
+
+    Attributes
+    ----------
+    day
+        Days to the event, or to the last time without it. Scalar, or as many as there are patients.
+    event
+        True where the event was seen, False where the time is censored.
+    included
+        False where the time does not exist (duration of response of a non-responder); `day` is 0 there.
+    """
+
+    day: jax.Array
+    event: jax.Array
+    included: jax.Array

@@ -338,7 +338,7 @@ class TrialConfig(Section):
         default=2000, description="patients per draw and arm"
     )
     confirmation: bool = Field(default=True, description="true where a response must be confirmed")
-    recist: Annotated[Literal["1.1"], BeforeValidator(lambda v: "1.1" if v == 1.1 else v)] = Field(
+    recist: Annotated[Literal["1.0", "1.1"], BeforeValidator(lambda v: str(v) if isinstance(v, float) else v)] = Field(
         default="1.1", description="version of RECIST"
     )
     visits: Visits = Field(default=Visits(), description="days of tumour assessment")
