@@ -109,11 +109,13 @@ def patient_frames(arms=(A, B, AB), count=40) -> tuple[pd.DataFrame, pd.DataFram
             sizes = [100 * math.expm1(rate * visit) for visit in range(8)]
             best = min(sizes[1:])
             response = "PR" if best <= -30 else "PD" if best >= 20 else "SD"
-            bars.append([arm, "all", patient, math.nan if patient == 7 else best, "NE" if patient == 7 else response])
-            lines += [[arm, patient, 56 * visit, size] for visit, size in enumerate(sizes) if size < 120]
+            bars.append(
+                ["LGSOC", arm, "all", patient, math.nan if patient == 7 else best, "NE" if patient == 7 else response]
+            )
+            lines += [["LGSOC", arm, patient, 56 * visit, size] for visit, size in enumerate(sizes) if size < 120]
     return (
-        pd.DataFrame(bars, columns=["arm", "subgroup", "patient", "best_change_pct", "response"]),
-        pd.DataFrame(lines, columns=["arm", "patient", "day", "change_pct"]),
+        pd.DataFrame(bars, columns=["tumour_type", "arm", "subgroup", "patient", "best_change_pct", "response"]),
+        pd.DataFrame(lines, columns=["tumour_type", "arm", "patient", "day", "change_pct"]),
     )
 
 
@@ -307,6 +309,18 @@ def test_waterfall_falls_and_spider_keeps_patients_apart():
     for trace in figure.data:
         for left, right in zip(trace.x, trace.x[1:], strict=False):
             assert left is None or right is None or left < right
+
+
+def test_cohorts_with_an_arm_of_one_name_are_drawn_apart():
+    bars, lines = patient_frames(arms=(A,), count=10)
+    other_bars, other_lines = (frame.assign(tumour_type="PDAC") for frame in patient_frames(arms=(A,), count=6))
+    bars, lines = pd.concat([bars, other_bars]), pd.concat([lines, other_lines])
+    for tumour_type, count in (("LGSOC", 9), ("PDAC", 6)):  # patient 7 of the first has no measurement
+        drawn = waterfall(bars, A, tumour_type)
+        assert sum(len(trace.x) for trace in drawn.data) == count
+    page = Page(build_report(made_up_inputs(waterfall=bars, spider=lines)))
+    names = {at.get("data-for") for at, _ in page.scripts}
+    assert {"waterfall-0", "waterfall-1", "spider-0", "spider-1"} <= names
 
 
 def test_mouse_scatter_has_a_point_for_every_arm():

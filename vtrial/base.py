@@ -7,7 +7,7 @@ classes. What is written as one item here (one draw, one patient) gets a leading
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -298,16 +298,17 @@ class EndpointCounts(NamedTuple):
     evaluable : Array [D, A, B]
         Patients with at least one evaluable assessment after baseline.
     blinded : Array [D, A, B, 5]
-        Patients by best overall response as a second, blinded reader has it, confirmed or not as asked.
+        Patients by best overall response as a second, blinded reader has it, confirmed or not as asked; None where
+        that reader is not asked for.
     both : Array [D, A, B]
-        Responders by both readers.
+        Responders by both readers, or None.
     """
 
     course: jax.Array
     change: jax.Array
     evaluable: jax.Array
-    blinded: jax.Array
-    both: jax.Array
+    blinded: Any
+    both: Any
 
 
 class Trajectories(NamedTuple):

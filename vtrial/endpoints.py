@@ -125,9 +125,7 @@ def time_to_response(
     `best_overall_response`; `event` is True for exactly those with an objective response.
     """
     course = course_of(visit_codes, day, rule)
-    response, _ = (
-        confirmed_visits(course, day, rule) if confirmation else unconfirmed_visits(course)
-    )
+    response, _ = confirmed_visits(course, day, rule) if confirmation else unconfirmed_visits(course)
     responds = response != 0
     return TimeToEvent(
         day=jnp.where(responds, _first_day(response, day), _last_day(course.evaluable, day)),

@@ -39,6 +39,9 @@ _STREAM = {
     "new_lesion_e": 11,
     "discontinuation_e": 12,
     "missed_u": 13,
+    "death_u": 14,
+    "blinded_reader_z": 15,
+    "blinded_z": 16,
 }
 
 
@@ -139,6 +142,9 @@ def block_deviates(
         new_lesion_e=one("new_lesion_e", exponential),
         discontinuation_e=one("discontinuation_e", exponential),
         missed_u=each("missed_u", uniform, reading[1:]),
+        death_u=one("death_u", uniform),
+        blinded_reader_z=one("blinded_reader_z", normal),
+        blinded_z=each("blinded_z", normal, reading),
     )
 
 
@@ -199,6 +205,8 @@ def patient(law: PatientLaw, deviates: Deviates, prevalence: Float[Array, " B"])
         new_lesion_e=deviates.new_lesion_e,
         discontinuation_e=deviates.discontinuation_e,
         missed=deviates.missed_u < law.missed_visit,
+        dies=deviates.death_u < law.death_share,
+        blinded=law.reader_effect * deviates.blinded_reader_z + law.reading_error * deviates.blinded_z,
     )
 
 

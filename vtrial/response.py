@@ -29,10 +29,11 @@ __all__ = [
     "RECIST_1_1",
     "RECIST_VERSIONS",
     "SD",
-    "MouseRule",
     "Course",
+    "MouseRule",
     "RecistRule",
     "Response",
+    "best_of",
     "best_overall_response",
     "confirmed_visits",
     "course_of",
@@ -183,10 +184,12 @@ class Course(NamedTuple):
 
     @property
     def response(self) -> Array:
+        """Visits read as CR or PR."""
         return self.complete | self.partial
 
     @property
     def evaluable(self) -> Array:
+        """Visits that tell anything, the first PD among them."""
         return self.complete | self.partial | self.stable | self.progression
 
 
@@ -302,6 +305,11 @@ def best_overall_response(
     """
     course = course_of(visit_codes, day, rule)
     response, complete = confirmed_visits(course, day, rule) if confirmation else unconfirmed_visits(course)
+    return best_of(course, response, complete, day, rule)
+
+
+def best_of(course: Course, response: Array, complete: Array, day: Float[Array, " V"], rule: RecistRule) -> Array:
+    """Best overall response from the visits at which responses start; see `best_overall_response`."""
     lasting = (course.response | course.stable) & _set_of(one >= rule.min_sd_days for one in jnp.unstack(day))
     best = jnp.where(course.progression != 0, PD, NE)
     best = jnp.where(lasting != 0, SD, best)

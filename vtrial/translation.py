@@ -273,6 +273,7 @@ def plan_cohort(
         new_lesion_power=patient("new_lesion_power"),
         discontinuation_hazard=patient("discontinuation_hazard"),
         missed_visit=patient("missed_visit"),
+        death_share=patient("death_share"),
     )
     law = PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 

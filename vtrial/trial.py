@@ -1,14 +1,8 @@
 """The one big jit: draws x regimens x patients -> counts.
 
-A patient is made once (:mod:`vtrial.patients`) and given every regimen. For one patient under one regimen, with rates
-of volume in 1/day and `joint` of the drugs given (:func:`vtrial.treatment.joint_effect`):
-
-    ln(volume_l(t) / volume_l(0)) = pace_l * growth * (growth_scale * t - integral of joint)         lesion l
-    diameter_l(t) = diameter_l(0) * exp(ln(volume ratio) / 3)
-
-The sum of diameters is read with error at the visits, new lesions, discontinuation and missed visits are laid over it,
-and :mod:`vtrial.response` says what the best overall response was. Kernels are for one patient under one regimen,
-blocks of patients are vmapped, draws go in chunks, and only counts leave the device.
+A patient is made once (:mod:`vtrial.patients`) and given every regimen (:mod:`vtrial.course`); the best response and
+whatever else is read (:mod:`vtrial.response`, :mod:`vtrial.endpoints`) is counted. Kernels are for one patient under
+one regimen, blocks of patients are vmapped, draws go in chunks, and only counts leave the device.
 """
 
 from __future__ import annotations
@@ -20,123 +14,146 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from vtrial.base import Counts, Patient, PatientLaw, Regimens, Schedule, Trajectories
-from vtrial.growth import DIAMETER_PER_VOLUME, log_size_change, mean_decay
+from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, Patient, PatientLaw, Regimens, Schedule, Trajectories
+from vtrial.course import Assessed, Reading, decays, look, on_study, read, under_one_drug, under_several_drugs
+from vtrial.endpoints import best_change, change_bin, ending
 from vtrial.patients import BLOCK, block_key, block_of_patients
-from vtrial.response import NE, PD, RECIST_1_1, RecistRule, best_overall_response, objective_response, visit_response
-from vtrial.treatment import joint_effect
-
-#: a lesion below it is not seen, and measured as 0; assumed: less than what slices of 5 mm show with certainty
-VANISHED_MM = 2.0
+from vtrial.response import (
+    NE,
+    RECIST_1_1,
+    Course,
+    RecistRule,
+    best_of,
+    confirmed_visits,
+    course_of,
+    objective_response,
+    unconfirmed_visits,
+)
 
 # Draws side by side in one program: a CPU wants what fits its cache, a GPU wants many threads. No number depends on it.
 _CHUNK_CPU, _CHUNK_ACCELERATOR = 1, 32
 
-# exp of it is 22,000-fold in diameter: past any progression, and no overflow of float32
-_LARGEST_LN_RATIO = 10.0
-
 
 class _Plan(NamedTuple):
-    """What is common to all draws and patients."""
+    """What is common to all draws and patients; regimens of one drug or none come first."""
 
     schedule: Schedule
     regimens: Regimens
     prevalence: Array
 
 
+class _Setup(NamedTuple):
+    """What the program is built around; static.
+
+    `order` has the regimens' places as they were given, `single` says how many of one drug or none come first; all
+    endpoints are read of the first `arms` as given, confirmed or not by `confirmation`, and of a blinded reader if
+    `blinded`.
+    """
+
+    rule: RecistRule
+    order: tuple[int, ...]
+    single: int
+    arms: int = 0
+    confirmation: bool = True
+    blinded: bool = False
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where each regimen went that was given."""
+        return tuple(self.order.index(k) for k in range(len(self.order)))
+
+
 # ------------------------------------------------------------------------------------------------ one patient
 
 
-def ln_volume_change(
-    one: Patient,
-    law: PatientLaw,
-    exposure: Float[Array, "R G"],
-    present: Bool[Array, " R"],
-    bliss: Bool[Array, ""],
-    combination: Float[Array, ""],
-    schedule: Schedule,
-) -> Float[Array, " V"]:
-    """Ln volume at the visits over that at baseline, of a lesion of pace 1, for one patient under one regimen.
+class _Outcome(NamedTuple):
+    """One patient under every regimen, [K]."""
 
-    Parameters
-    ----------
-    one, law
-        One patient, one draw.
-    exposure
-        Mean effect curve of each drug in each segment, in [0, 1].
-    present, bliss
-        One regimen, see `Regimens`.
-    combination
-        The patient's deviation from the combination rule, a fraction of growth.
-    schedule
-        Visits and segments.
-    """
-    decay = jax.vmap(mean_decay, in_axes=(0, None))(one.loss_rate, schedule.edges)
-    joint = joint_effect(
-        one.effect, law.kill_scale, exposure, decay, law.phi, law.gamma, combination, present, bliss=bliss
-    )
-    # from segments to the intervals between visits: only the mean of the kill in each counts
-    segment = jnp.arange(joint.shape[0], dtype=jnp.int32)
-    interval = jnp.diff(schedule.visit_day, prepend=0.0)
-    after = segment[:, None] <= schedule.visit_segment[None, :]
-    inside = after & ~jnp.concatenate([jnp.zeros_like(after[:, :1]), after[:, :-1]], axis=1)
-    share = jnp.where(inside, jnp.diff(schedule.edges)[:, None] / interval[None, :], 0.0)
-    kill = jnp.matmul(one.growth * joint, share, precision=jax.lax.Precision.HIGHEST)
-    return log_size_change(one.growth * law.growth_scale, kill, interval)
+    confirmed: Array
+    unconfirmed: Array
 
 
-def read(
-    one: Patient, ln_volume: Float[Array, " V"], law: PatientLaw, schedule: Schedule, rule: RecistRule
-) -> tuple[Float[Array, ""], Float[Array, " V"], Int[Array, " V"]]:
-    """What is read of one patient: sum of diameters at baseline and at the visits (mm), and the code of every visit.
+class _Endpoints(NamedTuple):
+    """The same patient in every arm, [A]; `course` is `Ending` in one number; the last is None where not asked for."""
 
-    The hazard of a new lesion is ``new_lesion_hazard * (SLD / SLD_0)^new_lesion_power``, accumulated over the true sums
-    by the trapezoid rule between visits; the lesion is there once that reaches the patient's threshold. Nothing is
-    assessed after discontinuation.
-
-    Parameters
-    ----------
-    one, law
-        One patient, one draw.
-    ln_volume
-        See `ln_volume_change`.
-    schedule, rule
-        Visits; RECIST.
-    """
-    ln_diameter = DIAMETER_PER_VOLUME * one.pace[:, None] * ln_volume[None, :]
-    diameter = one.diameter[:, None] * jnp.exp(jnp.minimum(ln_diameter, _LARGEST_LN_RATIO))
-    true = jnp.sum(diameter, axis=0)
-    seen = jnp.sum(jnp.where(diameter < VANISHED_MM, 0.0, diameter), axis=0)
-    baseline = jnp.sum(one.diameter)
-    error = jnp.exp(one.reading)
-
-    hazard = law.new_lesion_hazard * jnp.exp(law.new_lesion_power * jnp.log(true / baseline))
-    before = jnp.concatenate([law.new_lesion_hazard[None], hazard[:-1]])
-    interval = jnp.diff(schedule.visit_day, prepend=0.0)
-    new_lesion = jnp.cumsum(0.5 * (before + hazard) * interval) >= one.new_lesion_e
-    on_study = law.discontinuation_hazard * schedule.visit_day <= one.discontinuation_e
-
-    sld, sld_baseline = seen * error[1:], baseline * error[0]
-    codes = visit_response(sld, sld_baseline, new_lesion, on_study & ~one.missed, rule=rule)
-    return sld_baseline, sld, codes
+    course: Array
+    change: Array
+    evaluable: Array
+    blinded: Array | None
 
 
 def _read_all(
-    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G"], plan: _Plan, rule: RecistRule
-) -> tuple[Array, Array, Array]:
-    """`read` for one patient under every regimen."""
+    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G"], plan: _Plan, setup: _Setup
+) -> tuple[Assessed, Reading]:
+    """What is on the scans of one patient under every regimen, and what is read of them."""
     schedule, regimens, _ = plan
-    ln_volume = jax.vmap(ln_volume_change, in_axes=(None, None, 0, 0, 0, 0, None))(
-        one, law, exposure, regimens.present, regimens.bliss, one.combination, schedule
+    decay, cut = decays(one, schedule), setup.single
+    found = []
+    if cut:
+        many = jax.vmap(under_one_drug, in_axes=(None, None, None, 0, 0, None))
+        found.append(many(one, law, decay, exposure[:cut], regimens.present[:cut], schedule))
+    if cut < exposure.shape[0]:
+        many = jax.vmap(under_several_drugs, in_axes=(None, None, None, 0, 0, 0, 0, None))
+        rows = (exposure[cut:], regimens.present[cut:], regimens.bliss[cut:], one.combination[cut:])
+        found.append(many(one, law, decay, *rows, schedule))
+    scans = jax.vmap(look, in_axes=(None, 0, None, None))(one, jnp.concatenate(found), law, schedule)
+    return scans, jax.vmap(read, in_axes=(0, None, None))(scans, one.reading, setup.rule)
+
+
+def _outcome(
+    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G"], plan: _Plan, setup: _Setup
+) -> tuple[_Outcome, _Endpoints | None]:
+    day, rule = plan.schedule.visit_day, setup.rule
+    scans, reading = _read_all(one, law, exposure, plan, setup)
+
+    def best_responses(codes: Int[Array, " V"]):
+        course = course_of(codes, day, rule)
+        confirmed, unconfirmed = confirmed_visits(course, day, rule), unconfirmed_visits(course)
+        best = _Outcome(best_of(course, *confirmed, day, rule), best_of(course, *unconfirmed, day, rule))
+        return best, course, confirmed[0] if setup.confirmation else unconfirmed[0]
+
+    best, course, response = jax.vmap(best_responses)(reading.codes)
+    if not setup.arms:
+        return best, None
+    rows = jnp.asarray(setup.places[: setup.arms], jnp.int32)
+    arms = jax.tree.map(lambda leaf: leaf[rows], (scans, reading, course, response))
+    more = jax.vmap(partial(_endpoints, setup=setup), in_axes=(None, None, None, 0, 0, 0, 0))
+    return best, more(one, law, plan.schedule, *arms)
+
+
+def _endpoints(
+    one: Patient,
+    law: PatientLaw,
+    schedule: Schedule,
+    scans: Assessed,
+    reading: Reading,
+    course: Course,
+    response: Int[Array, ""],
+    setup: _Setup,
+) -> _Endpoints:
+    """What else one patient under one regimen shows."""
+    day, rule = schedule.visit_day, setup.rule
+    num_visits = day.shape[0]
+    left_after = jnp.sum(on_study(one, law, schedule), dtype=jnp.int32)
+    end = ending(course, response, left_after, one.dies, num_visits)
+    blinded = None
+    if setup.blinded:
+        # nobody is scanned for the blinded reader once the local one has called progression
+        until = jnp.where(course.progression == 0, -1, (course.progression << 1) - 1)
+        in_time = (until >> jnp.arange(num_visits, dtype=jnp.int32)) & 1 == 1
+        second = read(scans._replace(assessed=scans.assessed & in_time), one.blinded, rule)
+        again = course_of(second.codes, day, rule)
+        blinded = best_of(
+            again, *(confirmed_visits(again, day, rule) if setup.confirmation else unconfirmed_visits(again)), day, rule
+        )
+    return _Endpoints(
+        course=(end.response * (num_visits + 1) + end.end) * 3 + end.kind,
+        change=change_bin(best_change(reading.sld, reading.sld_baseline, reading.codes)),
+        evaluable=course.evaluable != 0,
+        blinded=blinded,
     )
-    return jax.vmap(read, in_axes=(None, 0, None, None, None))(one, ln_volume, law, schedule, rule)
-
-
-def _best_of_all(codes: Int[Array, "K V"], plan: _Plan, rule: RecistRule, *, confirmation: bool = True) -> Array:
-    best = partial(best_overall_response, confirmation=confirmation, rule=rule)
-    return jax.vmap(best, in_axes=(0, None))(codes, plan.schedule.visit_day)
 
 
 # ------------------------------------------------------------------------------------------------ one block, one draw
@@ -148,33 +165,60 @@ def _count_block(
     exposure: Float[Array, "K R G"],
     plan: _Plan,
     num_patients: Int[Array, ""],
-    rule: RecistRule,
-) -> Counts:
+    setup: _Setup,
+) -> tuple[Counts, EndpointCounts | None]:
     """Counts of the first `num_patients` patients of one block of one draw."""
     schedule, regimens, prevalence = plan
-
-    def outcome(one):
-        _, _, codes = _read_all(one, law, exposure, plan, rule)
-        confirmed = _best_of_all(codes, plan, rule)
-        unconfirmed = _best_of_all(codes, plan, rule, confirmation=False)
-        independent = jnp.any(regimens.parts & objective_response(confirmed)[None, :], axis=1)
-        return confirmed, objective_response(unconfirmed), independent
-
-    patients = block_of_patients(key, law, regimens, prevalence, schedule.visit_day.shape[0])
-    confirmed, unconfirmed, independent = jax.vmap(outcome)(patients)
+    num_groups, num_visits = prevalence.shape[0], schedule.visit_day.shape[0]
+    patients = block_of_patients(key, law, regimens, prevalence, num_visits)
+    best, more = jax.vmap(lambda one: _outcome(one, law, exposure, plan, setup))(patients)
     asked = jnp.arange(BLOCK, dtype=jnp.int32) < num_patients
-    subgroup = jnp.arange(prevalence.shape[0], dtype=jnp.int32)
+    subgroup = jnp.arange(num_groups, dtype=jnp.int32)
     member = (patients.subgroup[:, None] == subgroup[None, :]) & asked[:, None]
 
     def count(flags, *, of=member[:, None, :]):
         return jnp.sum(flags[:, :, None] & of, axis=0, dtype=jnp.int32)
 
-    return Counts(
-        best_response=jnp.stack([count(confirmed == code) for code in range(NE + 1)], axis=-1),
-        responders_unconfirmed=count(unconfirmed),
-        responders_independent=count(independent),
+    def by_class(codes):
+        return jnp.stack([count(codes == code) for code in range(NE + 1)], axis=-1)
+
+    def independent(codes):
+        return count(jnp.any(regimens.parts[None] & objective_response(codes)[:, None, :], axis=2))
+
+    counts = Counts(
+        best_response=by_class(best.confirmed),
+        best_unconfirmed=by_class(best.unconfirmed),
+        responders_independent=independent(best.confirmed),
+        independent_unconfirmed=independent(best.unconfirmed),
         num_patients=jnp.sum(member, axis=0, dtype=jnp.int32),
     )
+    if more is None:
+        return counts, None
+
+    def histogram(value, size):
+        """Patients by arm, subgroup and value."""
+        arm = jnp.arange(setup.arms, dtype=jnp.int32)
+        place = (arm[None, :] * num_groups + patients.subgroup[:, None]) * size + value
+        number = jnp.broadcast_to(asked[:, None].astype(jnp.int32), place.shape)
+        flat = jnp.zeros(setup.arms * num_groups * size, jnp.int32).at[place.ravel()].add(number.ravel())
+        return flat.reshape(setup.arms, num_groups, size)
+
+    size = num_visits + 1
+    course = histogram(more.course, size * size * 3)
+    blinded = both = None
+    if more.blinded is not None:
+        rows = jnp.asarray(setup.places[: setup.arms], jnp.int32)
+        local = (best.confirmed if setup.confirmation else best.unconfirmed)[:, rows]
+        blinded = by_class(more.blinded)
+        both = count(objective_response(local) & objective_response(more.blinded))
+    endpoints = EndpointCounts(
+        course=course.reshape(*course.shape[:2], size, size, 3),
+        change=histogram(more.change, CHANGE_BINS),
+        evaluable=count(more.evaluable),
+        blinded=blinded,
+        both=both,
+    )
+    return counts, endpoints
 
 
 def _count_draw(
@@ -182,19 +226,18 @@ def _count_draw(
     item: tuple[Int[Array, ""], PatientLaw, Float[Array, "K R G"]],
     plan: _Plan,
     num_patients: Int[Array, ""],
-    rule: RecistRule,
-) -> Counts:
+    setup: _Setup,
+) -> tuple[Counts, EndpointCounts | None]:
     """Counts of one draw (index, law, exposure): block after block, in memory that does not grow with the patients."""
     draw, law, exposure = item
 
-    def add(block, counts):
+    def count(block):
         left = num_patients - block * BLOCK
-        more = _count_block(block_key(key, draw, block), law, exposure, plan, left, rule)
-        return jax.tree.map(jnp.add, counts, more)
+        return _count_block(block_key(key, draw, block), law, exposure, plan, left, setup)
 
-    rows = jnp.zeros((*plan.regimens.bliss.shape, *plan.prevalence.shape), jnp.int32)
-    none = Counts(jnp.zeros((*rows.shape, NE + 1), jnp.int32), rows, rows, jnp.zeros_like(rows[0]))
-    return jax.lax.fori_loop(jnp.int32(0), (num_patients + (BLOCK - 1)) // BLOCK, add, none)
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(count, jnp.int32(0)))
+    blocks = (num_patients + (BLOCK - 1)) // BLOCK
+    return jax.lax.fori_loop(jnp.int32(0), blocks, lambda b, sum: jax.tree.map(jnp.add, sum, count(b)), none)
 
 
 # ------------------------------------------------------------------------------------------------ the one jit
@@ -250,19 +293,82 @@ def simulate(
     ValueError
         If the shapes do not belong together or a number is out of range.
     """
+    counts, _ = _run(key, law, exposure, schedule, regimens, prevalence, rule, num_patients, first_draw, chunk, devices)
+    return counts
+
+
+def simulate_endpoints(
+    key: jax.Array,
+    law: PatientLaw,
+    exposure: Float[Array, "D K R G"],
+    schedule: Schedule,
+    regimens: Regimens,
+    prevalence: Float[Array, " B"],
+    rule: RecistRule = RECIST_1_1,
+    *,
+    num_arms: int,
+    num_patients: int,
+    confirmation: bool = True,
+    blinded: bool = False,
+    first_draw: int = 0,
+    chunk: int | None = None,
+    devices: Sequence | None = None,
+) -> tuple[Counts, EndpointCounts]:
+    """As `simulate`, with everything else that the same patients tell of the first `num_arms` regimens.
+
+    Memory on the device grows with the square of the number of visits.
+
+    Parameters
+    ----------
+    num_arms
+        How many of the regimens are arms, 1 or more; the null models after them are counted by response alone.
+    confirmation
+        Whether the response whose start and duration are read must be confirmed.
+    blinded
+        Whether a second, blinded reader reads the arms too; without, what is counted of that reader is None.
+    """
+    if not 1 <= num_arms <= len(regimens.arm):
+        raise ValueError(f"num_arms: got {num_arms}; allowed is 1 to {len(regimens.arm)}, the number of regimens")
+    counts, endpoints = _run(
+        *(key, law, exposure, schedule, regimens, prevalence, rule, num_patients, first_draw, chunk, devices),
+        arms=num_arms,
+        confirmation=confirmation,
+        blinded=blinded,
+    )
+    assert endpoints is not None
+    return counts, endpoints
+
+
+def _run(
+    key, law, exposure, schedule, regimens, prevalence, rule, num_patients, first_draw, chunk, devices, **asked
+) -> tuple[Counts, EndpointCounts | None]:
     if not 1 <= num_patients < 2**31 - BLOCK:
         raise ValueError(f"num_patients: got {num_patients}; allowed is 1 to {2**31 - BLOCK - 1} a draw")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: got {chunk}; at least 1 draw is needed")
     numbers = _checked(law, exposure, schedule, regimens, prevalence)
+    law, exposure, plan, setup = _sorted(*numbers, rule)
     devices = tuple(jax.devices() if devices is None else devices)
     mesh = Mesh(devices, ("draws",))
     if chunk is None:
         chunk = _CHUNK_CPU if devices[0].platform == "cpu" else _CHUNK_ACCELERATOR
         chunk = min(chunk, -(-exposure.shape[0] // mesh.size))
-    arguments = (key, jnp.int32(first_draw), *numbers, jnp.int32(num_patients))
+    arguments = (key, jnp.int32(first_draw), law, exposure, plan, jnp.int32(num_patients))
     arguments = jax.device_put(arguments, NamedSharding(mesh, PartitionSpec()))
-    return _simulate(*arguments, rule=rule, chunk=chunk, mesh=mesh)
+    return _simulate(*arguments, setup=setup._replace(**asked), chunk=chunk, mesh=mesh)
+
+
+def _sorted(law: PatientLaw, exposure: Array, plan: _Plan, rule: RecistRule) -> tuple[PatientLaw, Array, _Plan, _Setup]:
+    """The arguments with regimens of one drug or none first: the program has one part for them and one for the rest."""
+    several = [number > 1 for number in jnp.sum(plan.regimens.present, axis=1).tolist()]
+    order = tuple(sorted(range(len(several)), key=lambda k: several[k]))
+    rows = jnp.asarray(order, jnp.int32)
+    regimens = plan.regimens._replace(
+        **{name: getattr(plan.regimens, name)[rows] for name in ("present", "bliss", "arm", "combination_hash")},
+        parts=plan.regimens.parts[rows][:, rows],
+    )
+    setup = _Setup(rule, order, single=several.count(False))
+    return law, exposure[:, rows], plan._replace(regimens=regimens), setup
 
 
 def trajectories(
@@ -289,12 +395,12 @@ def trajectories(
     """
     if not 1 <= patients_per_draw <= BLOCK:
         raise ValueError(f"patients_per_draw: got {patients_per_draw}; allowed is 1 to {BLOCK}")
-    numbers = _checked(law, exposure, schedule, regimens, prevalence)
-    return _trajectories(key, jnp.int32(first_draw), *numbers, rule=rule, patients_per_draw=patients_per_draw)
+    *numbers, setup = _sorted(*_checked(law, exposure, schedule, regimens, prevalence), rule)
+    return _trajectories(key, jnp.int32(first_draw), *numbers, setup=setup, patients_per_draw=patients_per_draw)
 
 
-@partial(jax.jit, static_argnames=("rule", "chunk", "mesh"))
-def _simulate(key, first_draw, law, exposure, plan, num_patients, *, rule, chunk, mesh) -> Counts:
+@partial(jax.jit, static_argnames=("setup", "chunk", "mesh"))
+def _simulate(key, first_draw, law, exposure, plan, num_patients, *, setup, chunk, mesh):
     num_draws = exposure.shape[0]
     # whole chunks on every device: the last draw stands in for what is missing, and is cut off again
     padded = -(-num_draws // (chunk * mesh.size)) * chunk * mesh.size
@@ -302,39 +408,47 @@ def _simulate(key, first_draw, law, exposure, plan, num_patients, *, rule, chunk
     draws = (first_draw + index, *jax.tree.map(lambda leaf: leaf[index], (law, exposure)))
 
     def on_one_device(draws, key, plan, num_patients):
-        return jax.lax.map(lambda item: _count_draw(key, item, plan, num_patients, rule), draws, batch_size=chunk)
+        return jax.lax.map(lambda item: _count_draw(key, item, plan, num_patients, setup), draws, batch_size=chunk)
 
     split, whole = PartitionSpec("draws"), PartitionSpec()
     specs = (split, whole, whole, whole)
     spread = jax.shard_map(on_one_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-    return jax.tree.map(lambda leaf: leaf[:num_draws], spread(draws, key, plan, num_patients))
+    counts, endpoints = jax.tree.map(lambda leaf: leaf[:num_draws], spread(draws, key, plan, num_patients))
+    given = jnp.asarray(setup.places, jnp.int32)
+    by_regimen = {name: leaf[:, given] for name, leaf in counts._asdict().items() if name != "num_patients"}
+    return counts._replace(**by_regimen), endpoints
 
 
-@partial(jax.jit, static_argnames=("rule", "patients_per_draw"))
-def _trajectories(key, first_draw, law, exposure, plan, *, rule, patients_per_draw) -> Trajectories:
-    def course(one, law, exposure):
-        sld_baseline, sld, codes = _read_all(one, law, exposure, plan, rule)
-        best = _best_of_all(codes, plan, rule)
-        progressed = (codes == PD).astype(jnp.int32)
-        counted = (codes != NE) & (jnp.cumsum(progressed, axis=1) == progressed)
-        smallest = jnp.min(jnp.where(counted, sld, jnp.inf), axis=1)
-        change = jnp.where(jnp.any(counted, axis=1), smallest / sld_baseline[0] - 1.0, jnp.nan)
-        codes, best = codes.astype(jnp.int32), best.astype(jnp.int32)
-        return Trajectories(sld_baseline[0], sld, codes, change, best, one.subgroup)
+@partial(jax.jit, static_argnames=("setup", "patients_per_draw"))
+def _trajectories(key, first_draw, law, exposure, plan, *, setup, patients_per_draw) -> Trajectories:
+    schedule, regimens, prevalence = plan
+    day, rule = schedule.visit_day, setup.rule
+
+    def one_patient(one, law, exposure):
+        _, reading = _read_all(one, law, exposure, plan, setup)
+
+        def one_regimen(reading):
+            course = course_of(reading.codes, day, rule)
+            best = best_of(course, *confirmed_visits(course, day, rule), day, rule)
+            change = best_change(reading.sld, reading.sld_baseline, reading.codes)
+            return reading.codes.astype(jnp.int32), change, best.astype(jnp.int32)
+
+        codes, change, best = jax.vmap(one_regimen)(reading)
+        return Trajectories(reading.sld_baseline[0], reading.sld, codes, change, best, one.subgroup)
 
     def one_draw(item):
         draw, law, exposure = item
-        schedule, regimens, prevalence = plan
         key_0 = block_key(key, draw, jnp.int32(0))
-        block = block_of_patients(key_0, law, regimens, prevalence, schedule.visit_day.shape[0])
+        block = block_of_patients(key_0, law, regimens, prevalence, day.shape[0])
         first = jax.tree.map(lambda leaf: leaf[:patients_per_draw], block)
-        return jax.vmap(course, in_axes=(0, None, None))(first, law, exposure)
+        return jax.vmap(one_patient, in_axes=(0, None, None))(first, law, exposure)
 
     draws = first_draw + jnp.arange(exposure.shape[0], dtype=jnp.int32)
     courses = jax.lax.map(one_draw, (draws, law, exposure))
     courses = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), courses)
+    given = jnp.asarray(setup.places, jnp.int32)
     by_regimen = ("sld", "codes", "best_change", "best_response")
-    return courses._replace(**{name: jnp.swapaxes(getattr(courses, name), 0, 1) for name in by_regimen})
+    return courses._replace(**{name: jnp.swapaxes(getattr(courses, name), 0, 1)[given] for name in by_regimen})
 
 
 def _checked(law: PatientLaw, exposure: Array, schedule: Schedule, regimens: Regimens, prevalence: Array):

@@ -115,21 +115,29 @@ def null_models(orr: pd.DataFrame) -> Figure:
     return _forest(traces, labels, height)
 
 
-def waterfall(frame: pd.DataFrame, arm: str) -> Figure:
+def of_arm(frame: pd.DataFrame, arm: str, tumour_type: str | None = None) -> pd.DataFrame:
+    """Rows of one arm, of one cohort if it is named."""
+    own = frame["arm"] == arm
+    return frame[own if tumour_type is None else own & (frame["tumour_type"] == tumour_type)]
+
+
+def waterfall(frame: pd.DataFrame, arm: str, tumour_type: str | None = None) -> Figure:
     """Best change in size of each patient of one arm, largest growth first; dashed at +20 and -30 %.
 
     Parameters
     ----------
     frame : DataFrame
-        arm, subgroup, patient, best_change_pct (percent of baseline), response.
+        tumour_type, arm, subgroup, patient, best_change_pct (percent of baseline), response.
     arm : str
         The arm.
+    tumour_type : str, optional
+        The cohort, where several have an arm of this name.
 
     Returns
     -------
     plotly Figure
     """
-    rows = [row for row in records(frame[frame["arm"] == arm]) if not is_missing(row["best_change_pct"])]
+    rows = [row for row in records(of_arm(frame, arm, tumour_type)) if not is_missing(row["best_change_pct"])]
     rows.sort(key=lambda row: (-row["best_change_pct"], str(row["patient"])))
     traces = []
     for response in _in_order(row["response"] for row in rows):
@@ -153,24 +161,28 @@ def waterfall(frame: pd.DataFrame, arm: str) -> Figure:
     return figure(traces, 260, **axes)
 
 
-def spider(frame: pd.DataFrame, arm: str, responses: dict[str, str] | None = None) -> Figure:
+def spider(
+    frame: pd.DataFrame, arm: str, responses: dict[str, str] | None = None, tumour_type: str | None = None
+) -> Figure:
     """Change in size over time of each patient of one arm.
 
     Parameters
     ----------
     frame : DataFrame
-        arm, patient, day, change_pct (percent of baseline).
+        tumour_type, arm, patient, day, change_pct (percent of baseline).
     arm : str
         The arm.
     responses : dict of str to str, optional
         Patient -> best response, which gives the line its colour.
+    tumour_type : str, optional
+        The cohort, where several have an arm of this name.
 
     Returns
     -------
     plotly Figure
     """
     lines: dict[str, dict[str, list[Any]]] = {}
-    rows = sorted(records(frame[frame["arm"] == arm]), key=lambda row: (str(row["patient"]), row["day"]))
+    rows = sorted(records(of_arm(frame, arm, tumour_type)), key=lambda row: (str(row["patient"]), row["day"]))
     last = None
     for row in rows:
         patient = str(row["patient"])

@@ -64,7 +64,7 @@ class ReportInputs:
     curves : DataFrame or None
         pdx_model, tumour_type, arm, mouse, day, volume_mm3, censored, fitted_median, q05, q95.
     waterfall : DataFrame or None
-        arm, subgroup, patient, best_change_pct, response.
+        tumour_type, arm, subgroup, patient, best_change_pct, response.
     spider : DataFrame or None
         arm, patient, day, change_pct.
     notes : tuple of str
@@ -154,14 +154,15 @@ def _figures(inputs: ReportInputs) -> dict[str, Figure]:
         drawn["null-models"] = figures.null_models(inputs.orr)
     if inputs.mouse_response is not None and len(inputs.mouse_response):
         drawn["mice"] = figures.mouse_scatter(inputs.mouse_response)
-    for place, arm in enumerate(_sampled_arms(inputs)):
+    for place, (tumour_type, arm) in enumerate(_sampled_arms(inputs)):
         responses: dict[str, str] = {}
         if inputs.waterfall is not None:
-            own = inputs.waterfall[inputs.waterfall["arm"] == arm]
+            own = figures.of_arm(inputs.waterfall, arm, tumour_type)
             responses = dict(zip(own["patient"].astype(str), own["response"].astype(str), strict=True))
-            drawn[f"waterfall-{place}"] = figures.waterfall(inputs.waterfall, arm).update_layout(showlegend=False)
+            drawn[f"waterfall-{place}"] = figures.waterfall(own, arm).update_layout(showlegend=False)
         if inputs.spider is not None:
-            drawn[f"spider-{place}"] = figures.spider(inputs.spider, arm, responses).update_layout(showlegend=False)
+            own = figures.of_arm(inputs.spider, arm, tumour_type)
+            drawn[f"spider-{place}"] = figures.spider(own, arm, responses).update_layout(showlegend=False)
     return drawn
 
 
@@ -195,17 +196,22 @@ def _visits(trial: TrialConfig) -> str:
     return f"{text} until day {visits.days()[-1]}"
 
 
-def _sampled_arms(inputs: ReportInputs) -> list[str]:
+def _sampled_arms(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """Tumour type and arm of every sample: two cohorts may have an arm of one name."""
     frames = [frame for frame in (inputs.waterfall, inputs.spider) if frame is not None]
-    return list(dict.fromkeys(str(arm) for frame in frames for arm in frame["arm"]))
+    pairs = (zip(frame["tumour_type"], frame["arm"], strict=True) for frame in frames)
+    return list(dict.fromkeys((str(tumour_type), str(arm)) for own in pairs for tumour_type, arm in own))
 
 
 def _patients(inputs: ReportInputs) -> list[dict[str, Any]]:
-    arms = []
-    for place, arm in enumerate(_sampled_arms(inputs)):
-        own = records(inputs.waterfall[inputs.waterfall["arm"] == arm]) if inputs.waterfall is not None else []
+    arms, sampled = [], _sampled_arms(inputs)
+    several = len({tumour_type for tumour_type, _ in sampled}) > 1
+    for place, (tumour_type, arm) in enumerate(sampled):
+        waterfall = inputs.waterfall
+        own = records(figures.of_arm(waterfall, arm, tumour_type)) if waterfall is not None else []
         unmeasured = sum(is_missing(row["best_change_pct"]) for row in own)
-        arms.append({"arm": arm, "place": place, "count": len(own), "unmeasured": unmeasured})
+        title = f"{tumour_type}: {arm}" if several else arm
+        arms.append({"arm": title, "place": place, "count": len(own), "unmeasured": unmeasured})
     return arms
 
 
