@@ -20,7 +20,18 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
-_CORE = ("base", "growth", "exposure", "treatment", "response", "mrecist", "patients", "trial")
+_CORE = (
+    "base",
+    "growth",
+    "exposure",
+    "treatment",
+    "response",
+    "mrecist",
+    "endpoints",
+    "patients",
+    "course",
+    "trial",
+)
 
 # Annotated shapes of the core are checked at every call, under pytest only; an int passes for a float, as for pyright.
 if importlib.util.find_spec("beartype") is not None:

@@ -309,21 +309,17 @@ def test_simulate_hands_over_what_was_asked(folder: Path, capsys, monkeypatch) -
 
     def stage(run_dir, **keywords):
         asked.update(keywords)
-        names = {
-            "arm": "A",
-            "tumour_type": "BRCA",
-            "subgroup": "all",
-            "endpoint": "confirmed_orr",
-            "kind": "population",
-        }
-        return {"arms": [names | {"mean": 0.25, "q05": 0.1, "q95": 0.5}], "patients": 10}
+        rate = {"mean": 0.25, "sd": 0.1, "q05": 0.1, "q25": 0.2, "q50": 0.25, "q75": 0.3, "q95": 0.5}
+        entry = {"arm": "A", "tumour_type": "BRCA", "subgroup": "all", "observed": None}
+        rates = {"orr": rate, "predictive_orr": rate, "others": {}, "null_models": {}}
+        return {"endpoint": "confirmed_orr", "arms": [entry | rates], "orr": {"A": 0.25}, "patients": 10}
 
     monkeypatch.setattr("vtrial.run.simulate", stage)
     manifest = {"kind": "vtrial run folder", "folder_format": 1, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     arguments = ("simulate", ".", "--patients", "10", "--draws", "5", "--set", "trial.seed=4")
     code, out, _ = told(capsys, *arguments, "--json")
-    assert code == 0 and json.loads(out)["arms"][0]["mean"] == 0.25
+    assert code == 0 and json.loads(out)["arms"][0]["orr"]["mean"] == 0.25
     assert (asked["patients"], asked["draws"], list(asked["overrides"])) == (10, 5, ["trial.seed=4"])
     code, out, _ = told(capsys, *arguments)
     assert code == 0 and "25.0 % [10.0, 50.0] %" in out and "patients: 10" in out

@@ -47,6 +47,7 @@ def law_of(**changes) -> PatientLaw:
         new_lesion_power=1.0,
         discontinuation_hazard=0.001,
         missed_visit=0.03,
+        death_share=0.1,
     )
     return PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in (values | changes).items()})
 

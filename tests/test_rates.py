@@ -50,10 +50,14 @@ def counts() -> Counts:
     best[1, PART_B, :, 1] = [1, 1]
     best[0, BLISS, :, 0] = [10, 15]
     best[1, BLISS, :, 0] = [20, 5]
-    unconfirmed = best[..., 0] + best[..., 1] + 1
+    # one of the SD has an unconfirmed PR
+    unconfirmed = best.copy()
+    unconfirmed[..., 1] += 1
+    unconfirmed[..., 2] -= best[..., 2] > 0
     independent = np.zeros((2, 5, 2), np.int32)
     independent[:, AB] = [[10, 18], [6, 4]]
-    return Counts(*map(jnp.asarray, (best, unconfirmed, independent, NUM_PATIENTS.astype(np.int32))))
+    numbers = (best, unconfirmed, independent, independent + 2 * (independent > 0), NUM_PATIENTS.astype(np.int32))
+    return Counts(*map(jnp.asarray, numbers))
 
 
 def test_rates_by_hand():
@@ -75,7 +79,17 @@ def test_rates_by_hand():
 
 def test_without_confirmation_the_unconfirmed_rate_is_the_main_one():
     rates = response_rates(PLAN, counts(), False)
-    assert next(iter(rates)) == "unconfirmed_orr" and "confirmed_orr" not in rates
+    assert next(iter(rates)) == "unconfirmed_orr" and not any(name.startswith("confirmed") for name in rates)
+
+
+def test_without_confirmation_null_models_and_control_are_unconfirmed_too():
+    """One more PR, out of the SD, in every regimen and subgroup: control stays, every response rate goes up."""
+    yes, no = (response_rates(PLAN, counts(), confirmation) for confirmation in (True, False))
+    np.testing.assert_allclose(no["dcr"][:, [A, AB]], yes["dcr"][:, [A, AB]])
+    action = no["unconfirmed_orr:independent_action"]
+    np.testing.assert_allclose(action[:, 1], [[12 / 40, 20 / 60, 0.32], [8 / 50, 6 / 50, 0.14]])
+    np.testing.assert_allclose(no["unconfirmed_orr:bliss"][:, 1], [[11 / 40, 16 / 60, 0.27], [21 / 50, 6 / 50, 0.27]])
+    np.testing.assert_allclose(no["unconfirmed_orr:best_single"][:, 1], [[9 / 40, 13 / 60, 0.22], [0.04, 0.04, 0.04]])
 
 
 def test_an_empty_subgroup_has_rate_zero_not_nan():

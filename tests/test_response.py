@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from vtrial import response
+from vtrial import endpoints, response
+from vtrial.base import CHANGE_BINS
 from vtrial.response import CR, NE, PD, PR, RECIST_1_0, RECIST_1_1, RECIST_VERSIONS, SD, RecistRule
 
 NUM_VISITS = 8
@@ -36,9 +37,9 @@ def bor_of_many(codes, day, confirmation, rule):
 def times_of_many(codes, day, confirmation, rule):
     def one(c, d):
         return (
-            response.time_to_progression(c, d, rule=rule),
-            response.time_to_response(c, d, confirmation=confirmation, rule=rule),
-            response.duration_of_response(c, d, confirmation=confirmation, rule=rule),
+            endpoints.time_to_progression(c, d, rule=rule),
+            endpoints.time_to_response(c, d, confirmation=confirmation, rule=rule),
+            endpoints.duration_of_response(c, d, confirmation=confirmation, rule=rule),
         )
 
     return jax.vmap(one)(codes, day)
@@ -233,12 +234,49 @@ def test_times_by_hand(codes, progression, to_response, duration):
         assert (float(got.day[0]), bool(got.event[0]), bool(got.included[0])) == expected
 
 
-def test_depth_counts_evaluable_visits_up_to_progression():
+def test_best_change_counts_evaluable_visits_up_to_progression():
     sld, baseline = jnp.array([80.0, 10.0, 50.0, 70.0, 20.0]), jnp.array(100.0)
-    depth = jax.jit(response.depth_of_response)
-    assert float(depth(sld, baseline, jnp.array([SD, NE, PR, PD, PR]))) == pytest.approx(-50.0)
-    assert float(depth(sld * 2, baseline, jnp.array([PD, NE, NE, NE, NE]))) == pytest.approx(60.0)
-    assert math.isnan(depth(sld, baseline, jnp.full(5, NE)))
+    change = jax.jit(endpoints.best_change)
+    assert float(change(sld, baseline, jnp.array([SD, NE, PR, PD, PR]))) == pytest.approx(-0.5)
+    assert float(change(sld * 2, baseline, jnp.array([PD, NE, NE, NE, NE]))) == pytest.approx(0.6)
+    assert math.isnan(change(sld, baseline, jnp.full(5, NE)))
+
+
+@pytest.mark.parametrize(
+    ("change", "bin"),
+    [(-1.0, 0), (-0.99, 1), (-0.95, 1), (-0.301, 14), (-0.3, 14), (-0.299, 15), (0.0, 20), (1.0, 40), (7.0, 41)],
+)
+def test_bins_of_change_end_at_fives(change, bin):
+    assert int(endpoints.change_bin(jnp.float32(change))) == bin
+    assert int(endpoints.change_bin(jnp.float32(math.nan))) == CHANGE_BINS - 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "left", "dies", "expected"),
+    [
+        # response at the second visit, progression at the fourth
+        ([SD, PR, PR, PD], 5, False, (2, 4, 1)),
+        # never anything to read
+        ([NE, NE, NE, NE], 5, False, (0, 0, 0)),
+        # left alive after the second visit: censored there
+        ([SD, SD, NE, NE], 2, False, (0, 2, 0)),
+        # died after the second visit: dated at the third, whether or not the second was read
+        ([SD, SD, NE, NE], 2, True, (0, 3, 2)),
+        ([SD, NE, NE, NE], 2, True, (0, 3, 2)),
+        # died before the first scan
+        ([NE, NE, NE, NE], 0, True, (0, 1, 2)),
+        # progression before death is the event
+        ([SD, PD, NE, NE], 2, True, (0, 2, 1)),
+        # one who would die if they left, but stays
+        ([PR, PR, SD, SD], NUM_VISITS, True, (1, 4, 0)),
+    ],
+)
+def test_endings_by_hand(codes, left, dies, expected):
+    codes, day = padded(codes, Q8W[: len(codes)])
+    course = response.course_of(codes, day, RECIST_1_1)
+    start, _ = response.confirmed_visits(course, day, RECIST_1_1)
+    got = endpoints.ending(course, start, jnp.int32(left), jnp.asarray(dies), NUM_VISITS)
+    assert tuple(map(int, got)) == expected
 
 
 IN_WINDOW = RecistRule(max_unassessed_days=118.0)  # visits every 56 days: one may be missed before a PD, two may not
@@ -453,7 +491,7 @@ def test_one_trace_serves_every_patient_and_every_number_of_the_rule():
 
 def test_too_many_visits_are_refused():
     with pytest.raises(ValueError, match="more than 31 visits"):
-        jax.eval_shape(response.time_to_progression, jnp.full(32, SD), jnp.arange(32.0))
+        jax.eval_shape(endpoints.time_to_progression, jnp.full(32, SD), jnp.arange(32.0))
 
 
 # ------------------------------------------------------------------------------------------------ patients of a trial

@@ -69,6 +69,7 @@ ORR_COLUMNS = (
 )
 FILES = {
     "diagnostics.csv",
+    "endpoints.csv",
     "experiment.yaml",
     "manifest.json",
     "mouse_response.csv",
@@ -154,6 +155,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
     folder = str(home.relative_to(tmp_path))
     assert home.parent == tmp_path / "runs" / "tiny" and again.out == first.out
     what_a_run_leaves(home, first)
+    endpoints_of_the_run(home)
 
     # the same command again: the fit is not made anew, and every table has the same bytes
     assert "is there already" in again.err and "warm-up" not in again.err
@@ -179,6 +181,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
         assert fresh.files[f"fresh/{file}"] == first.files[f"{folder}/{file}"], file
 
     # simulate leaves the files alone and, where nothing is changed, counts as the run did
+    assert same.out[0] == "{"
     assert same.files == fewer.files == refused.files == fresh.files
     counts_as_the_run(json.loads(same.out), rows(home / "orr.csv"))
     assert fewer.out.startswith("QUICK.\nSYNTHETIC DATA.\n") and "patients: 50" in fewer.out
@@ -238,13 +241,44 @@ def what_a_run_leaves(home: Path, told: Told) -> None:
 
 def counts_as_the_run(result: dict[str, Any], orr: list[dict[str, str]]) -> None:
     assert result["marks"] == ["quick", "synthetic data"] and (result["draws"], result["patients"]) == (100, 500)
-    for found, row in zip(result["arms"], orr, strict=True):
-        for name, value in row.items():
-            if name in ("mean", "sd", "q05", "q25", "q50", "q75", "q95"):
-                # JSON holds 15 digits, CSV all of them
-                assert found[name] == pytest.approx(float(value), rel=1e-14, abs=1e-15)
-            else:
-                assert str("" if found[name] is None else found[name]) == value
+    assert result["patients_simulated"] == 2 * 100 * 500 and result["patients_per_second"] > 0
+    assert result["seconds"] >= result["simulated_seconds"] > 0
+    assert [(one["arm"], one["subgroup"]) for one in result["arms"]] == [("trametinib 2 mg", "all"), ("NA", "all")]
+    assert result["arms"][0]["observed"] == {"responders": 3, "patients": 10} and not result["arms"][0]["null_models"]
+    assert result["orr"]["BRCA | NA | all"] == result["arms"][1]["orr"]["mean"]
+    entries = {one["arm"]: one for one in result["arms"]}
+    for row in orr:
+        endpoint, _, null = row["endpoint"].partition(":")
+        entry = entries[row["arm"]]
+        if null:
+            found = entry["null_models"][null]
+        elif endpoint == result["endpoint"]:
+            found = entry["orr" if row["kind"] == "population" else "predictive_orr"]
+        elif row["kind"] == "population":
+            found = entry["others"][endpoint]
+        else:
+            continue
+        for name in ("mean", "sd", "q05", "q25", "q50", "q75", "q95"):
+            # JSON holds 15 digits, CSV all of them
+            assert found[name] == pytest.approx(float(row[name]), rel=1e-14, abs=1e-15)
+
+
+def endpoints_of_the_run(home: Path) -> None:
+    """The rates that both tables hold are the same numbers, and the classes of best response sum to one."""
+    orr = {(row["arm"], row["endpoint"]): row for row in rows(home / "orr.csv") if row["kind"] == "population"}
+    table = {(row["arm"], row["endpoint"]): row for row in rows(home / "endpoints.csv")}
+    for arm in ("trametinib 2 mg", "NA"):
+        for name in ("confirmed_orr", "unconfirmed_orr"):
+            for column in ("mean", "sd"):
+                assert float(table[arm, name][column]) == pytest.approx(float(orr[arm, name][column]), rel=1e-12)
+        assert float(table[arm, "confirmed_dcr"]["mean"]) == pytest.approx(float(orr[arm, "dcr"]["mean"]))
+        for kind in ("confirmed", "unconfirmed"):
+            classes = [float(table[arm, f"{kind}_bor_{name}"]["mean"]) for name in ("CR", "PR", "SD", "PD", "NE")]
+            assert sum(classes) == pytest.approx(1.0)
+    assert {row["source"] for row in table.values()} == {"quick; synthetic data"}
+    swimmer = rows(home / "figures" / "swimmer.csv")
+    assert {row["tumour_type"] for row in swimmer} == {"BRCA"}
+    assert all((row["response"] in ("CR", "PR")) == bool(row["response_day"]) for row in swimmer)
 
 
 def a_fit_that_does_not_pass(home: Path, told: Told) -> None:

@@ -61,6 +61,7 @@ def law_of(**changes) -> PatientLaw:
         new_lesion_power=1.0,
         discontinuation_hazard=0.001,
         missed_visit=0.03,
+        death_share=0.1,
     )
     unknown = set(changes) - set(values)
     assert not unknown
@@ -154,7 +155,7 @@ def test_arms_and_drugs_in_another_order_are_the_same_trial(counts):
     regimens = lay_out(DRUGS, [["c"], ["b", "a"], ["a"]])
     rows = [C, AB, A, PART_B, PART_A, BLISS]
     turned = simulate(law_of(), regimens=regimens)
-    for name in ("best_response", "responders_unconfirmed", "responders_independent"):
+    for name in ("best_response", "best_unconfirmed", "responders_independent", "independent_unconfirmed"):
         np.testing.assert_array_equal(getattr(turned, name), getattr(counts, name)[:, rows])
 
     order = [2, 0, 1]
@@ -257,7 +258,7 @@ def test_null_models(counts):
     single = responders(counts)[[PART_A, PART_B]]
     assert not independent[[A, C, PART_A, PART_B, BLISS]].any()
     assert max(single) <= independent[AB] <= sum(single)
-    assert np.all(counts.responders_unconfirmed.sum(axis=(0, 2)) >= responders(counts))
+    assert np.all(counts.best_unconfirmed[..., [CR, PR]].sum(axis=(0, 2, 3)) >= responders(counts))
 
 
 def test_additive_kill_is_the_bliss_row():
@@ -377,3 +378,52 @@ def test_trajectories_are_of_the_patients_that_are_counted():
     change, response = np.asarray(got.best_change), np.asarray(got.best_response)
     assert np.all(change[response <= PR] <= -0.3 + 1e-4)
     np.testing.assert_array_equal(np.isnan(change), np.all(np.asarray(got.codes) == NE, axis=-1))
+
+
+# ------------------------------------------------------------------------------------------------ endpoints
+
+
+NUM_ARMS = 3
+
+
+@pytest.fixture(scope="module")
+def endpoints():
+    """Counts and endpoints of the arms of the module's trial, with a blinded reader."""
+    settings = dict(num_arms=NUM_ARMS, num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, blinded=True)
+    both = trial.simulate_endpoints(KEY, law_of(), exposure_of(), SCHEDULE, REGIMENS, PREVALENCE, **settings)
+    return jax.tree.map(np.asarray, both)
+
+
+def test_endpoints_leave_the_counts_as_they_are(counts, endpoints):
+    equal(counts, endpoints[0])
+
+
+def test_every_table_of_the_endpoints_holds_every_patient_once(counts, endpoints):
+    more = endpoints[1]
+    everyone = np.broadcast_to(counts.num_patients[:, None], (NUM_DRAWS, NUM_ARMS, 2))
+    np.testing.assert_array_equal(more.course.sum((-1, -2, -3)), everyone)
+    np.testing.assert_array_equal(more.change.sum(-1), everyone)
+    np.testing.assert_array_equal(more.blinded.sum(-1), everyone)
+
+
+def test_endpoints_agree_with_the_best_response(counts, endpoints):
+    """Each from another program: visits of the course, classes of the best response, readers."""
+    more, best = endpoints[1], counts.best_response[:, :NUM_ARMS]
+    local = best[..., [CR, PR]].sum(-1)
+    np.testing.assert_array_equal(more.course[..., 1:, :, :].sum((-1, -2, -3)), local)
+    # without an assessment there is no best change, and no response
+    np.testing.assert_array_equal(more.change[..., :-1].sum(-1), more.evaluable)
+    assert np.all(best[..., NE] >= counts.num_patients[:, None] - more.evaluable)
+    blinded = more.blinded[..., [CR, PR]].sum(-1)
+    assert np.all(more.both <= np.minimum(local, blinded)) and more.both.sum() > 0
+    # nobody responds or ends before the first visit, and none ends before they respond
+    start, end = np.indices(more.course.shape[3:5])
+    assert not more.course[..., (start > end), :].any()
+    assert more.course[..., 2].any()
+
+
+def test_an_endpoint_needs_an_arm():
+    with pytest.raises(ValueError, match="num_arms: got 7; allowed is 1 to 6"):
+        trial.simulate_endpoints(
+            KEY, law_of(), exposure_of(), SCHEDULE, REGIMENS, PREVALENCE, num_arms=7, num_patients=1
+        )

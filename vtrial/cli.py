@@ -611,15 +611,25 @@ def _print_result(result: Mapping[str, Any]) -> None:
     """Print what a simulation returned: what must be said first, its rates as a table, the rest as it is."""
     for mark in result.get("marks", ()):
         print(f"{_plain(mark).upper()}.")
-    result = {key: value for key, value in result.items() if key != "marks"}
-    arms = result.get("arms")
-    if isinstance(arms, list) and arms and all({"arm", "endpoint", "kind", "mean"} <= set(one) for one in arms):
-        import pandas as pd
+    import pandas as pd
 
-        _print_rates(pd.DataFrame(arms))
-        result = {key: value for key, value in result.items() if key != "arms"}
+    rows = []
+    for one in result.get("arms", ()):
+        names = {name: one[name] for name in ("tumour_type", "arm", "subgroup")}
+        for kind, rate in (("population", one["orr"]), ("predictive", one["predictive_orr"])):
+            rows.append(names | {"endpoint": result["endpoint"], "kind": kind, "source": None} | rate)
+            counts = one["observed"] or {"responders": None, "patients": None}
+            rows[-1] |= {f"observed_{name}": number for name, number in counts.items()}
+        nulls = one["null_models"].items()
+        rows += [
+            names | {"endpoint": f"{result['endpoint']}:{name}", "kind": "population", "source": None} | rate
+            for name, rate in nulls
+        ]
+    if rows:
+        _print_rates(pd.DataFrame(rows))
     for key, value in result.items():
-        print(f"{key}: {_plain(value) if isinstance(value, str) else json.dumps(value)}")
+        if key not in ("marks", "arms", "orr"):
+            print(f"{key}: {_plain(value) if isinstance(value, str) else json.dumps(value)}")
 
 
 def _print_table(table: pd.DataFrame) -> None:

@@ -338,6 +338,7 @@ class TrialConfig(Section):
         default=2000, description="patients per draw and arm"
     )
     confirmation: bool = Field(default=True, description="true where a response must be confirmed")
+    blinded_reader: bool = Field(default=False, description="true where a second, blinded reader reads every scan too")
     recist: Annotated[Literal["1.0", "1.1"], BeforeValidator(lambda v: str(v) if isinstance(v, float) else v)] = Field(
         default="1.1", description="version of RECIST"
     )

@@ -97,7 +97,10 @@ def under_one_drug(
         Visits and segments.
     """
     weight = jnp.where(present[:, None], law.kill_scale[:, None] * exposure, 0.0)
-    return _at_visits(one, law, jnp.sum(one.effect[:, None] * weight * decay, axis=0), schedule)
+    # what belongs to the regimen and what belongs to the patient meet in one product of matrices
+    share = (weight[:, :, None] * _share(schedule)[None]).reshape(-1, schedule.visit_day.shape[0])
+    effect = one.growth * one.effect[:, None] * decay
+    return _at_visits(one, law, jnp.matmul(effect.ravel(), share, precision=jax.lax.Precision.HIGHEST), schedule)
 
 
 def under_several_drugs(
@@ -122,19 +125,22 @@ def under_several_drugs(
     joint = joint_effect(
         one.effect, law.kill_scale, exposure, decay, law.phi, law.gamma, combination, present, bliss=bliss
     )
-    return _at_visits(one, law, joint, schedule)
+    kill = jnp.matmul(one.growth * joint, _share(schedule), precision=jax.lax.Precision.HIGHEST)
+    return _at_visits(one, law, kill, schedule)
 
 
-def _at_visits(one: Patient, law: PatientLaw, joint: Float[Array, " G"], schedule: Schedule) -> Float[Array, " V"]:
-    """From the joint effect in each segment to ln volume at the visits."""
-    # from segments to the intervals between visits: only the mean of the kill in each counts
-    segment = jnp.arange(joint.shape[0], dtype=jnp.int32)
-    interval = jnp.diff(schedule.visit_day, prepend=0.0)
+def _share(schedule: Schedule) -> Float[Array, "G V"]:
+    """How much of the interval before each visit each segment is: only the mean of the kill in each interval counts."""
+    segment = jnp.arange(schedule.edges.shape[0] - 1, dtype=jnp.int32)
     after = segment[:, None] <= schedule.visit_segment[None, :]
     inside = after & ~jnp.concatenate([jnp.zeros_like(after[:, :1]), after[:, :-1]], axis=1)
-    share = jnp.where(inside, jnp.diff(schedule.edges)[:, None] / interval[None, :], 0.0)
-    kill = jnp.matmul(one.growth * joint, share, precision=jax.lax.Precision.HIGHEST)
-    return log_size_change(one.growth * law.growth_scale, kill, interval)
+    interval = jnp.diff(schedule.visit_day, prepend=0.0)
+    return jnp.where(inside, jnp.diff(schedule.edges)[:, None] / interval[None, :], 0.0)
+
+
+def _at_visits(one: Patient, law: PatientLaw, kill: Float[Array, " V"], schedule: Schedule) -> Float[Array, " V"]:
+    """From the mean kill rate between visits to ln volume at the visits."""
+    return log_size_change(one.growth * law.growth_scale, kill, jnp.diff(schedule.visit_day, prepend=0.0))
 
 
 def look(one: Patient, ln_volume: Float[Array, " V"], law: PatientLaw, schedule: Schedule) -> Assessed:

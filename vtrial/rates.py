@@ -42,36 +42,38 @@ def _share(count: np.ndarray, patients: np.ndarray) -> np.ndarray:
 def response_rates(plan: CohortPlan, counts: Counts, confirmation: bool) -> dict[str, np.ndarray]:
     """Rates per endpoint, [D, K, B + 1] with all patients last; null models are [D, arms, B + 1], NaN for single drugs.
 
-    The best single drug of a combination is the one with the largest mean rate, at the doses of the combination.
+    With `confirmation` off, the disease control rate and the null models are of unconfirmed responses too. The best
+    single drug of a combination is the one with the largest mean rate, at the doses of the combination.
     """
-    best, patients = np.asarray(counts.best_response), np.asarray(counts.num_patients)
+    confirmed, unconfirmed, patients = (
+        np.asarray(x) for x in (counts.best_response, counts.best_unconfirmed, counts.num_patients)
+    )
+    best = confirmed if confirmation else unconfirmed
     regimens = plan.regimens
     parts, bliss, arm_of = (np.asarray(x) for x in (regimens.parts, regimens.bliss, regimens.arm))
 
     def rate(values: np.ndarray) -> np.ndarray:
         return np.stack([_share(values[:, k], patients) for k in range(values.shape[1])], axis=1)
 
-    confirmed = rate(best[..., CR] + best[..., PR])
-    rates = {
-        "unconfirmed_orr": rate(np.asarray(counts.responders_unconfirmed)),
-        "dcr": rate(best[..., CR] + best[..., PR] + best[..., SD]),
-    }
     main = "confirmed_orr" if confirmation else "unconfirmed_orr"
+    responding = rate(best[..., CR] + best[..., PR])
+    rates = {main: responding}
     if confirmation:
-        rates = {main: confirmed, **rates}
-    independent = rate(np.asarray(counts.responders_independent))
+        rates["unconfirmed_orr"] = rate(unconfirmed[..., CR] + unconfirmed[..., PR])
+    rates["dcr"] = rate(best[..., CR] + best[..., PR] + best[..., SD])
+    independent = rate(np.asarray(counts.responders_independent if confirmation else counts.independent_unconfirmed))
     nulls = {
-        name: np.full((*confirmed.shape[:1], len(plan.arms), confirmed.shape[2]), np.nan)
+        name: np.full((*responding.shape[:1], len(plan.arms), responding.shape[2]), np.nan)
         for name in ("independent_action", "best_single", "bliss")
     }
     for k in range(len(plan.arms)):
         singles = np.flatnonzero(parts[k])
         if len(singles):
             nulls["independent_action"][:, k] = independent[:, k]
-            strongest = singles[np.argmax(confirmed[:, singles, -1].mean(0))]
-            nulls["best_single"][:, k] = confirmed[:, strongest]
-            nulls["bliss"][:, k] = confirmed[:, np.flatnonzero(bliss & (arm_of == k))[0]]
-    return {**rates, **{f"confirmed_orr:{name}": values for name, values in nulls.items()}}
+            strongest = singles[np.argmax(responding[:, singles, -1].mean(0))]
+            nulls["best_single"][:, k] = responding[:, strongest]
+            nulls["bliss"][:, k] = responding[:, np.flatnonzero(bliss & (arm_of == k))[0]]
+    return {**rates, **{f"{main}:{name}": values for name, values in nulls.items()}}
 
 
 def predictive_counts(
@@ -117,7 +119,7 @@ def orr_rows(
                     responders = predictive_counts(rng, draws, number, simulated, between_trials)
                     kinds.append(("predictive", number, responders / number))
                 for kind, number, sample in kinds:
-                    shown = observed if place == 0 or endpoint.startswith("confirmed_orr:") else None
+                    shown = observed if place == 0 or ":" in endpoint else None
                     rows.append(
                         {
                             "arm": arm.name,

@@ -41,6 +41,10 @@ class Devices(NamedTuple):
     fit: Kind = "auto"
 
 
+#: tables of the trial stage that lie among the figures
+_TRIAL_TABLES = ("superiority", "waterfall", "spider", "swimmer")
+
+
 def _table(folder: RunFolder, name: str) -> pd.DataFrame | None:
     """A table of the run folder; only an empty cell is missing: an arm may be called NA."""
     if not folder.exists(name):
@@ -83,9 +87,9 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
     ]
     origins = manifest.get("trial", {}).get("origins", {})
     notes = (*inputs.dataset.notes, *(f"{drug}: {word}" for drug, word in origins.items()))
-    tables = {name: _table(folder, f"figures/{name}.csv") for name in ("superiority", "waterfall", "spider")}
+    tables = {name: _table(folder, f"figures/{name}.csv") for name in _TRIAL_TABLES}
     if trial is not None:
-        tables = {"superiority": trial.superiority, "waterfall": trial.waterfall, "spider": trial.spider}
+        tables = {name: getattr(trial, name) for name in _TRIAL_TABLES}
     tables = {name: None if table is None or table.empty else table for name, table in tables.items()}
     page = ReportInputs(
         experiment=experiment,
@@ -187,6 +191,7 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
         trial = trial_stage(inputs, folder, devices.trial, progress, keep=True)
         folder.write_csv("orr.csv", trial.orr)
         folder.write_posterior(trial.draws, ORR_DRAWS)
+        folder.write_csv("endpoints.csv", trial.endpoints)
         folder.update_manifest(
             {
                 "mice": {"seconds": mice},
@@ -265,15 +270,51 @@ def simulate(
         raise InputError(f"{why}; run `vtrial run` on the experiment", file=folder.path)
     with reporting(console) as progress:
         trial = trial_stage(inputs, folder, devices.trial, progress)
-    rows = json.loads(trial.orr.to_json(orient="records", double_precision=15))
+    config = inputs.experiment.trial
+    arms = _by_arm(trial.orr, "confirmed_orr" if config.confirmation else "unconfirmed_orr")
     return {
         "marks": marks(inputs.experiment, folder.manifest()),
-        "arms": rows,
-        "draws": inputs.experiment.trial.draws,
-        "patients": inputs.experiment.trial.patients,
+        "endpoint": "confirmed_orr" if config.confirmation else "unconfirmed_orr",
+        "arms": arms,
+        "orr": {_spoken(one): one["orr"]["mean"] for one in arms},
+        "draws": config.draws,
+        "patients": config.patients,
         "seconds": trial.seconds,
-        "patients_per_second": round(trial.patients / max(trial.seconds, 1e-9)),
+        "simulated_seconds": trial.simulated_seconds,
+        "compile_seconds": trial.compile_seconds,
+        "patients_simulated": trial.patients,
+        "patients_per_second": round(trial.patients / max(trial.simulated_seconds, 1e-9)),
     }
+
+
+def _spoken(arm: Mapping[str, Any]) -> str:
+    """Tumour type, arm and subgroup in one text."""
+    return " | ".join(str(arm[name]) for name in ("tumour_type", "arm", "subgroup"))
+
+
+def _by_arm(orr: pd.DataFrame, main: str) -> list[dict[str, Any]]:
+    """One entry per arm and subgroup: its rate, that of a trial of n, its other rates, null models, counts."""
+    arms: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in json.loads(orr.to_json(orient="records", double_precision=15)):
+        names = {name: row[name] for name in ("tumour_type", "arm", "subgroup")}
+        entry = arms.setdefault(
+            tuple(names.values()),
+            names | {"orr": {}, "predictive_orr": {}, "others": {}, "null_models": {}, "observed": None},
+        )
+        numbers = {name: row[name] for name in ("mean", "sd", "q05", "q25", "q50", "q75", "q95", "num_patients")}
+        endpoint, _, null = row["endpoint"].partition(":")
+        if null:
+            entry["null_models"][null] = numbers
+        elif endpoint != main:
+            if row["kind"] == "population":
+                entry["others"][endpoint] = numbers
+        elif row["kind"] == "population":
+            entry["orr"] = numbers
+            if row["observed_patients"] is not None:
+                entry["observed"] = {"responders": row["observed_responders"], "patients": row["observed_patients"]}
+        else:
+            entry["predictive_orr"] = numbers
+    return list(arms.values())
 
 
 def report(run_dir: Path, *, console: Console | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,22 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from vtrial.base import Counts
-from vtrial.checkpoint import Checkpoint, held_back
+from vtrial.base import Counts, EndpointCounts
+from vtrial.checkpoint import Checkpoint, from_under, held_back, under
 from vtrial.devices import Kind, device_for, devices_for
 from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws, shape_of
 from vtrial.predict import predict_arms
 from vtrial.progress import Progress
 from vtrial.rates import COLUMNS, orr_draws, orr_rows, response_rates, superiority
-from vtrial.response import RECIST_1_1, Response
+from vtrial.response import RECIST_VERSIONS
+from vtrial.sample import SPIDER, SWIMMER, WATERFALL, sample_tables
 from vtrial.stopping import StoppingRule
 from vtrial.store import POSTERIOR, RunFolder
+from vtrial.times import COLUMNS as ENDPOINT_COLUMNS
+from vtrial.times import draw_endpoints, endpoint_rows
 from vtrial.translation import PriorSampler, plan_cohort
-from vtrial.trial import simulate as simulate_trial
-from vtrial.trial import trajectories
+from vtrial.trial import simulate_endpoints, trajectories
 
 
 def mice_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progress) -> float:
@@ -63,11 +65,15 @@ class TrialResult(NamedTuple):
     orr: pd.DataFrame
     draws: xr.DataTree
     superiority: pd.DataFrame
+    endpoints: pd.DataFrame
     waterfall: pd.DataFrame
     spider: pd.DataFrame
+    swimmer: pd.DataFrame
     origins: dict[str, str]
-    seconds: float
-    patients: int
+    seconds: float  # the whole stage
+    simulated_seconds: float  # of which making and reading patients, compiled already
+    compile_seconds: float  # the first piece of every size, less what its patients take
+    patients: int  # draws x patients x arms; what the null models give them besides is not counted
 
 
 def trial_stage(
@@ -75,9 +81,10 @@ def trial_stage(
 ) -> TrialResult:
     """Simulate every cohort and return the tables; writes nothing but, with `keep`, a checkpoint of its counts."""
     experiment, config = inputs.experiment, inputs.experiment.trial
-    begun, simulated = time.perf_counter(), 0
+    begun, simulated, running, compiling = time.perf_counter(), 0, 0.0, 0.0
+    rule = RECIST_VERSIONS[config.recist]
     warnings = marks(experiment, folder.manifest())
-    orr, rate_draws, better, waterfall, spider, origins = [], {}, [], [], [], {}
+    orr, rate_draws, better, endpoints, samples, origins = [], {}, [], [], [], {}
     key_prior, key_patients = jax.random.split(jax.random.key(config.seed))
     checkpoint = _checkpoint(inputs, folder, device) if keep else None
     with folder.open_posterior() as tree, jax.default_device(device_for(device)):
@@ -86,28 +93,38 @@ def trial_stage(
         between_trials = sampler.entry("translation.between_trials")
         for index, cohort in enumerate(config.cohorts):
             plan = plan_cohort(key_prior, cohort, config.visits, draws, inputs.priors, experiment.data.aliases)
-            parts, step, total = [], max(draws.size // 10, 1), draws.size
+            parts, also, times, step, total = [], [], [], max(draws.size // 10, 1), draws.size
             for first in range(0, total, step):
                 piece = slice(first, min(first + step, total))
 
                 def count(plan=plan, piece=piece):
-                    return simulate_trial(
+                    return simulate_endpoints(
                         key_patients,
                         jax.tree.map(lambda x: x[piece], plan.law),
                         plan.exposure[piece],
                         plan.schedule,
                         plan.regimens,
                         plan.prevalence,
-                        RECIST_1_1,
+                        rule,
+                        num_arms=len(plan.arms),
                         num_patients=config.patients,
+                        confirmation=config.confirmation,
+                        blinded=config.blinded_reader,
                         first_draw=piece.start,
                         devices=devices_for(device),
                     )
 
-                parts.append(_stored_counts(checkpoint, f"cohort-{index}-draws-{first:08d}-{piece.stop:08d}", count))
+                name = f"cohort-{index}-draws-{first:08d}-{piece.stop:08d}"
+                (counts, more), seconds = _stored_counts(checkpoint, name, count)
+                if seconds is not None:
+                    times.append((seconds, piece.stop - first))
+                parts.append(counts)
+                also.append(draw_endpoints(counts, more, config.visits.days(), config.confirmation))
                 progress(f"trial, {cohort.label or cohort.tumour_type}", piece.stop, total)
             counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-            simulated += total * config.patients * plan.exposure.shape[1]
+            here = _running(times)
+            running, compiling = running + here[0], compiling + here[1]
+            simulated += sum(size for _, size in times) * config.patients * len(plan.arms)
             rates = response_rates(plan, counts, config.confirmation)
             orr.append(
                 orr_rows(cohort, plan, rates, config.seed + 1000 * index, config.patients, between_trials, warnings)
@@ -117,6 +134,10 @@ def trial_stage(
             )
             better.append(superiority(cohort, plan, rates))
             origins.update({f"{drug}, {cohort.tumour_type}": word for drug, word in plan.origin.items()})
+            found = {
+                name: (unit, np.concatenate([one[name][1] for one in also])) for name, (unit, _) in also[0].items()
+            }
+            endpoints.append(endpoint_rows(cohort, plan, found, warnings))
             shown = min(inputs.experiment.report.patients_shown, draws.size)
             course = trajectories(
                 key_patients,
@@ -125,22 +146,26 @@ def trial_stage(
                 plan.schedule,
                 plan.regimens,
                 plan.prevalence,
-                RECIST_1_1,
+                rule,
             )
-            waterfall.append(_waterfall(plan, course))
-            spider.append(_spider(plan, course))
+            samples.append(sample_tables(cohort.tumour_type, plan, course, rule, config.confirmation))
 
-    def joined(frames: list[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+    def joined(frames: Sequence[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+        return pd.concat(frames, ignore_index=True) if len(frames) else pd.DataFrame(columns=list(columns))
 
+    waterfall, spider, swimmer = zip(*samples, strict=True) if samples else ((), (), ())
     return TrialResult(
         orr=joined(orr, COLUMNS),
         draws=xr.DataTree.from_dict({"/": xr.Dataset(attrs={"marks": "; ".join(warnings)}), **rate_draws}),
         superiority=joined(better),
-        waterfall=joined(waterfall),
-        spider=joined(spider),
+        endpoints=joined(endpoints, ENDPOINT_COLUMNS),
+        waterfall=joined(waterfall, WATERFALL),
+        spider=joined(spider, SPIDER),
+        swimmer=joined(swimmer, SWIMMER),
         origins=origins,
         seconds=round(time.perf_counter() - begun, 2),
+        simulated_seconds=round(running, 3),
+        compile_seconds=round(compiling, 3),
         patients=simulated,
     )
 
@@ -151,46 +176,37 @@ def _checkpoint(inputs: Inputs, folder: RunFolder, device: Kind) -> Checkpoint:
     return Checkpoint(folder, "trial", decides)
 
 
-def _stored_counts(checkpoint: Checkpoint | None, piece: str, count: Callable[[], Counts]) -> Counts:
-    """The counts that a checkpoint holds, else those that `count` makes, which the checkpoint then holds."""
+def _stored_counts(
+    checkpoint: Checkpoint | None, piece: str, count: Callable[[], tuple[Counts, EndpointCounts]]
+) -> tuple[tuple[Counts, EndpointCounts], float | None]:
+    """The counts that a checkpoint holds, else those that `count` makes, which the checkpoint then holds.
+
+    Also the seconds that making them took, None where nothing was made.
+    """
     if (kept := checkpoint.load(piece) if checkpoint else None) is not None:
-        return Counts(**cast(Any, kept))
+        counts, endpoints = from_under("counts", kept), from_under("endpoints", kept)
+        given: dict[str, Any] = dict.fromkeys(EndpointCounts._fields) | endpoints
+        return (Counts(**counts), EndpointCounts(**given)), None  # pyright: ignore[reportArgumentType]
     with held_back():
-        counts = jax.tree.map(np.asarray, count())
+        begun = time.perf_counter()
+        made, more = jax.tree.map(np.asarray, count())
+        seconds = time.perf_counter() - begun
         if checkpoint:
-            checkpoint.save(piece, counts._asdict())
-    return counts
+            asked = {name: leaf for name, leaf in more._asdict().items() if leaf is not None}
+            checkpoint.save(piece, under("counts", made._asdict()) | under("endpoints", asked))
+    return (made, more), seconds
 
 
-def _waterfall(plan: Any, course: Any) -> pd.DataFrame:
+def _running(times: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Seconds that the pieces (seconds, draws) of a cohort take once compiled, and seconds of compiling.
 
-    change, best, group = (np.asarray(x) for x in (course.best_change, course.best_response, course.subgroup))
-    frames = [
-        pd.DataFrame(
-            {
-                "arm": arm,
-                "subgroup": [plan.subgroups[g] for g in group],
-                "patient": np.arange(len(group)) + 1,
-                "best_change_pct": 100.0 * change[k],
-                "response": [Response(int(code)).name for code in best[k]],
-            }
-        )
-        for k, arm in enumerate(plan.arms)
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _spider(plan: Any, course: Any) -> pd.DataFrame:
-    baseline, sld, codes = (np.asarray(x) for x in (course.sld_baseline, course.sld, course.codes))
-    day = np.asarray(plan.schedule.visit_day)
-    rows = []
-    for k, arm in enumerate(plan.arms):
-        for i in range(len(baseline)):
-            rows.append((arm, i + 1, 0.0, 0.0))
-            for v in range(len(day)):
-                if codes[k, i, v] == 4:  # not evaluable
-                    continue
-                rows.append((arm, i + 1, float(day[v]), float(100.0 * (sld[k, i, v] / baseline[i] - 1.0))))
-                if codes[k, i, v] == 3:  # progression ends follow-up
-                    break
-    return pd.DataFrame(rows, columns=["arm", "patient", "day", "change_pct"])
+    The first piece of each size compiles. The others tell how long a draw takes; where there is no other, nothing does,
+    and compiling counts as running.
+    """
+    sizes = [size for _, size in times]
+    warm = [one for place, one in enumerate(times) if one[1] in sizes[:place]]
+    total = sum(seconds for seconds, _ in times)
+    if not warm:
+        return total, 0.0
+    running = sum(seconds for seconds, _ in warm) / sum(size for _, size in warm) * sum(sizes)
+    return min(running, total), max(total - running, 0.0)

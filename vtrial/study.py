@@ -89,19 +89,27 @@ class Trial:
         figure = orr_forest(self.table)
         return figure.update_layout(title="; ".join(self.marks)) if self.marks else figure
 
-    def plot_waterfall(self, arm: str) -> Figure:
-        """Best change in size of the patients of one arm."""
+    def plot_waterfall(self, arm: str, tumour_type: str | None = None) -> Figure:
+        """Best change in size of the patients of one arm; of the first cohort that has it, unless one is named."""
         from vtrial.report import waterfall
 
-        return waterfall(self.sample.waterfall, self._arm(arm))
+        return waterfall(self._sampled(self.sample.waterfall, arm, tumour_type), arm)
 
-    def plot_spider(self, arm: str) -> Figure:
-        """Change in size over time of the patients of one arm."""
+    def plot_spider(self, arm: str, tumour_type: str | None = None) -> Figure:
+        """Change in size over time of the patients of one arm; as `plot_waterfall`."""
         from vtrial.report import spider
 
-        own = self.sample.waterfall[self.sample.waterfall["arm"] == self._arm(arm)]
+        own = self._sampled(self.sample.waterfall, arm, tumour_type)
         responses = dict(zip(own["patient"].astype(str), own["response"].astype(str), strict=True))
-        return spider(self.sample.spider, arm, responses)
+        return spider(self._sampled(self.sample.spider, arm, tumour_type), arm, responses)
+
+    def _sampled(self, frame: pd.DataFrame, arm: str, tumour_type: str | None) -> pd.DataFrame:
+        """Rows of one arm of one cohort: two cohorts may have an arm of one name."""
+        own = frame[frame["arm"] == self._arm(arm)]
+        types = list(dict.fromkeys(own["tumour_type"]))
+        if tumour_type is not None and tumour_type not in types:
+            raise InputError(f"no cohort with this arm is called {tumour_type!r}; there are: {', '.join(types)}")
+        return own[own["tumour_type"] == (tumour_type or types[0])]
 
     def _arm(self, arm: str) -> str:
         from vtrial.table import nearest

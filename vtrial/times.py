@@ -8,6 +8,7 @@ visit, and a quantile over draws that falls there is empty.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,11 +80,11 @@ def draw_endpoints(
     assessment after baseline. Rates of a subgroup without patients, and times of an arm without any responder, are NaN.
     """
 
-    def with_all(x: np.ndarray) -> np.ndarray:
+    def with_all(x: Any) -> np.ndarray:
         x = np.asarray(x, np.int64)
         return np.concatenate([x, x.sum(2, keepdims=True)], axis=2)
 
-    course, change, evaluable, blinded, both = (with_all(np.asarray(leaf)) for leaf in endpoints)
+    course, change, evaluable = (with_all(x) for x in (endpoints.course, endpoints.change, endpoints.evaluable))
     num_arms = course.shape[1]
     confirmed, unconfirmed = (
         with_all(np.asarray(x)[:, :num_arms]) for x in (counts.best_response, counts.best_unconfirmed)
@@ -104,9 +105,11 @@ def draw_endpoints(
             found[f"{name}_bor_{Response(code).name}"] = ("fraction", share(best[..., code], patients))
     local = confirmed if confirmation else unconfirmed
     responders = local[..., CR] + local[..., PR]
-    found["blinded_orr"] = ("fraction", share(blinded[..., CR] + blinded[..., PR], patients))
-    by_blinded = blinded[..., CR] + blinded[..., PR]
-    found["readers_agree"] = ("fraction", 1.0 - share(responders + by_blinded - 2 * both, patients))
+    if endpoints.blinded is not None:
+        blinded, both = with_all(endpoints.blinded), with_all(endpoints.both)
+        by_blinded = blinded[..., CR] + blinded[..., PR]
+        found["blinded_orr"] = ("fraction", share(by_blinded, patients))
+        found["readers_agree"] = ("fraction", 1.0 - share(responders + by_blinded - 2 * both, patients))
 
     days = np.concatenate([[0.0], np.asarray(visit_days, float)])
     by_end = course.sum(3)  # [D, A, B + 1, end, kind]

@@ -176,11 +176,13 @@ def _count_block(
     subgroup = jnp.arange(num_groups, dtype=jnp.int32)
     member = (patients.subgroup[:, None] == subgroup[None, :]) & asked[:, None]
 
-    def count(flags, *, of=member[:, None, :]):
-        return jnp.sum(flags[:, :, None] & of, axis=0, dtype=jnp.int32)
+    def count(flags):
+        # a product of matrices counts several times faster than sums do; float32 holds the numbers of a block exactly
+        number = jnp.tensordot(flags.astype(jnp.float32), member.astype(jnp.float32), axes=(0, 0))
+        return jnp.moveaxis(number, -1, 1).astype(jnp.int32)
 
     def by_class(codes):
-        return jnp.stack([count(codes == code) for code in range(NE + 1)], axis=-1)
+        return count(codes[:, :, None] == jnp.arange(NE + 1, dtype=codes.dtype)[None, None])
 
     def independent(codes):
         return count(jnp.any(regimens.parts[None] & objective_response(codes)[:, None, :], axis=2))
