@@ -99,6 +99,9 @@ def run(
     overrides: Sets = None,
     device: Device = "auto",
     fit_device: FitDevice = "auto",
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse-fits", metavar="DIR", help="Take an equal fit from a run folder in DIR.")
+    ] = None,
 ) -> None:
     """Fit the curves, simulate the trial, and write tables, figures and a report."""
     from vtrial.experiment import load_experiment
@@ -108,7 +111,7 @@ def run(
     from vtrial import run as pipeline
 
     try:
-        folder = Path(pipeline.run(experiment, out, devices=devices, console=_console()))
+        folder = Path(pipeline.run(experiment, out, devices=devices, console=_console(), reuse=reuse))
     except GateError as failure:
         print("THE FIT DID NOT PASS ITS GATES: the numbers below are not to be relied on.")
         _print_answer(failure.folder or out)
@@ -427,6 +430,47 @@ def priors(
         with whole(out.absolute()) as aside:
             aside.write_bytes(consequences_image(lines))
         print(_shown(out))
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")],
+    launcher: Annotated[Literal["local", "slurm"] | None, typer.Option("--launcher", help="What starts them.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs side by side (local).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, and write nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Start failed scenarios again too.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: sweeps/NAME.")] = None,
+) -> None:
+    """Run an experiment under many settings, here or as an array of Slurm; what is done is left alone."""
+    from vtrial import sweeping
+
+    plan = sweeping.prepare(file, out, launcher, jobs, retry_failed)
+    print(sweeping.format_plan(plan))
+    if dry_run:
+        print(sweeping.format_commands(plan))
+        return
+    for line in sweeping.start(plan, lambda line: print(line, flush=True)):
+        print(line)
+
+
+SweepDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `vtrial sweep` left.")]
+
+
+@app.command()
+def status(folder: SweepDir) -> None:
+    """Show what became of every scenario of a sweep."""
+    from vtrial import sweeping
+
+    print(sweeping.status(folder))
+
+
+@app.command()
+def collect(folder: SweepDir) -> None:
+    """Gather the rates of a sweep in one table, a row per scenario and arm, and a page to compare them."""
+    from vtrial import sweeping
+
+    for line in sweeping.collect(folder):
+        print(line)
 
 
 @app.command()

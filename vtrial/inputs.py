@@ -50,17 +50,25 @@ class Inputs(NamedTuple):
     run_key: str
 
 
-def read_inputs(experiment: Experiment) -> Inputs:
+def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> Inputs:
     """Read and check priors, table and evidence of an experiment; imports no JAX.
+
+    Priors and tables that were read for another experiment of the same command are taken from `known`, and kept there.
 
     Raises
     ------
     InputError
         The first fault, with its file.
     """
-    priors = load_priors(experiment.prior_paths())
+    known = {} if known is None else known
     data = experiment.data.model_dump(include=set(DATA_SETTINGS))
-    dataset = read_dataset(experiment.data_path(), **data)
+    of_priors, of_table = f"priors {experiment.prior_paths()}", f"table {experiment.data_path()} {data}"
+    if of_priors not in known:
+        known[of_priors] = load_priors(experiment.prior_paths())
+    if of_table not in known:
+        known[of_table] = read_dataset(experiment.data_path(), **data)
+    priors: Priors = known[of_priors]
+    dataset: Dataset = known[of_table]
     tables = [read_evidence(path) for path in experiment.evidence_paths()]
     evidence = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["drug", "tumour_type"])
     drug_class: dict[str, str] = {}

@@ -115,12 +115,12 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
     return folder.write_text("report.html", build_report(page))
 
 
-def _folder(inputs: Inputs, out: Path | None) -> tuple[RunFolder, Path | None]:
-    """The run folder, and where fits of the same name may be reused from (nowhere with an `out` of the user's)."""
+def _folder(inputs: Inputs, out: Path | None, reuse: Path | None = None) -> tuple[RunFolder, Path | None]:
+    """The run folder, and where fits may be reused from: with an `out` of the user's only where they ask for it."""
     if out is not None:
-        return RunFolder(out), None
+        return RunFolder(out), reuse
     path = Path(default_run_dir("runs", inputs.experiment.name, inputs.run_key)).absolute()
-    return RunFolder(path), path.parent
+    return RunFolder(path), reuse or path.parent
 
 
 def _begin(inputs: Inputs, folder: RunFolder, devices: Devices) -> None:
@@ -171,8 +171,13 @@ def fit(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
     return folder.path
 
 
-def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: Console | None) -> Path:
+def run(
+    experiment: Experiment, out: Path | None, *, devices: Devices, console: Console | None, reuse: Path | None = None
+) -> Path:
     """Fit, predict mice, simulate the trial, write tables and page; returns the run folder.
+
+    A fit of the same key is taken from a run folder in `reuse`, where one is there; without it from those of the same
+    name, and with `out` from none.
 
     Raises
     ------
@@ -183,7 +188,7 @@ def run(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
     from vtrial.simulation import mice_stage, trial_stage
 
     inputs = read_inputs(experiment)
-    folder, reuse = _folder(inputs, out)
+    folder, reuse = _folder(inputs, out, reuse)
     with folder.lock(), reporting(console) as progress:
         _begin(inputs, folder, devices)
         entry = fit_stage(inputs, folder, devices.fit, progress, reuse)

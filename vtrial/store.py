@@ -183,6 +183,24 @@ class RunFolder:
             raise InputError(f"{name[:80]!r} leads out of the run folder through a link", file=self.path)
         return file
 
+    def holder(self) -> str | None:
+        """Who works on this folder, in words; None where nobody does."""
+        try:
+            handle = os.open(self.path / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            if _ended_here(handle):  # most folders: the lock need not be touched, so no start can be refused meanwhile
+                return None
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(handle)
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+        return None
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[RunFolder]:
         """Create the folder where needed and hold it alone; the system frees it when the process ends, however it ends.
@@ -390,6 +408,15 @@ def _holder(handle: int) -> str:
         return f"process {int(found['pid'])} on {str(found['host'])[:80]} since {str(found['since'])[:40]}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _ended_here(handle: int) -> bool:
+    """Whether the lock file names a process of this machine that is no more."""
+    try:
+        found = json.loads(os.pread(handle, 4096, 0))
+        return found["host"] == socket.gethostname() and not Path(f"/proc/{int(found['pid'])}").exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @contextlib.contextmanager
