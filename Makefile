@@ -21,7 +21,7 @@ installed := $(VENV)/.installed-$(or $(extras),core)
 installed_dev := $(VENV)/.installed-dev$(addprefix $(comma),$(extras))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-gpu check bench lock clean FORCE
+.PHONY: help install run test test-slow test-gpu test-slurm check bench lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,13 +34,16 @@ run: $(installed) ## install, then run the default experiment (experiments/lgsoc
 	$(bin)/vtrial run experiments/lgsoc.yaml
 
 test: $(installed_dev) ## install, then the fast tests
-	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu and not slurm" $(PYTEST_ARGS)
 
 test-slow: $(installed_dev) ## the statistical tests that take minutes each
-	$(bin)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+	$(bin)/python -m pytest -m "slow and not gpu and not slurm" $(PYTEST_ARGS)
 
 test-gpu: $(installed_dev) ## the tests that need a CUDA device (EXTRAS=cuda13)
 	$(bin)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+test-slurm: $(installed_dev) ## a sweep on a real Slurm: one that answers, or one set up for it (root on Debian)
+	tests/slurm/with_slurm $(bin)/python -m pytest -m slurm $(PYTEST_ARGS)
 
 check: $(installed_dev) ## lint, formatting, types, direction of imports
 	$(bin)/ruff check .
