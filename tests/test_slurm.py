@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 
 from vtrial import cli, slurm
-from vtrial.errors import InterruptedRun
-from vtrial.store import RunFolder
 from vtrial.sweep import open_sweep, states_of
 
 pytestmark = pytest.mark.slurm

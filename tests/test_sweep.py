@@ -273,7 +273,7 @@ def test_what_is_done_is_gathered(sweep: Sweep) -> None:
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(place: Path, sweep: Sweep) -> None:
-    with pytest.raises(InputError, match="has no sweep.json but holds other files"):
+    with pytest.raises(InputError, match=r"has no sweep\.json but holds other files"):
         write_plan(sweep._replace(folder=place))
     with pytest.raises(InputError, match="is not the folder of a sweep"):
         open_sweep(place)
@@ -361,12 +361,12 @@ def test_the_script_is_read_by_bash_as_it_is_meant(sweep: Sweep, place: Path) ->
         ("partition: 'a b'", "partition: must"),
         ("time: tomorrow", "time: must"),
         ("gpus: 2", "gpus: must be less than or equal to 1"),
-        ("modules: ['a\\n#SBATCH --wrap=x']", "modules.0: must"),
+        ('modules: ["a\\nb"]', "modules.0: must"),
         ("partitoin: a", "unknown key; did you mean 'partition'"),
     ],
 )
 def test_a_profile_cannot_say_what_it_should_not(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "cluster.yaml").write_text(text.replace("'a\\n", '"a\\n').replace("x'", 'x"') + "\n")
+    (tmp_path / "cluster.yaml").write_text(text + "\n")
     with pytest.raises(InputError, match=re.escape(told)):
         slurm.read_cluster(tmp_path / "cluster.yaml")
 
@@ -399,23 +399,17 @@ def test_the_commands_start_no_jax(place: Path, sweep: Sweep) -> None:
 
 
 @pytest.mark.long
-def test_a_killed_launcher_is_started_again(place: Path) -> None:
-    (place / "sweep.yaml").write_text(SWEEP.replace("  - {fit.seed: 2}\n", "  - {fit.seed: -1}\n"))
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(cli.__file__).parent.parent),
-        "VTRIAL_CACHE": str(place / "cache"),
-        # nothing here is long enough to be worth optimised code, which takes half a minute more to compile
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        "JAX_PLATFORMS": "cpu",
-    }
+def test_a_killed_launcher_is_started_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parent.parent))
+    monkeypatch.setenv("VTRIAL_CACHE", str(place / "cache"))
+    # nothing here is long enough to be worth optimised code, which takes half a minute more to compile
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     command = [sys.executable, "-m", "vtrial", "sweep", "sweep.yaml", "--jobs", "2"]
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == InputError.exit_code
-    (place / "sweep.yaml").write_text(
-        SWEEP.replace("  - {fit.seed: 2}\n", "").replace("  - {fit.seed: 1, trial.seed: 2}\n", "")
-    )
+    (place / "sweep.yaml").write_text("{name: seeds, experiment: exp.yaml, quick: true, grid: {trial.seed: [1, 2]}}")
     sweep, _ = read_sweep("sweep.yaml")
     first, second = sweep.scenarios
-    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     folder = sweep.run_folder(first)
     while not list(folder.path.glob("checkpoints/fit-*/iterations-*")):
         assert launcher.poll() is None
@@ -424,14 +418,14 @@ def test_a_killed_launcher_is_started_again(place: Path) -> None:
     launcher.wait()
     # the fit is under way still: what needs it has not been started, and the next launcher waits
     assert state_of(sweep, first).word == "running" and state_of(sweep, second).word == "waiting"
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {state.word for state in states_of(sweep).values()} == {"done"}
     assert sweep.log(first).read_text().count(HEADER) == 1, "it was not started twice"
     assert RunFolder(sweep.run_folder(second).path).manifest()["fit"]["reused_from"] == first.id
     table = collected(sweep)
     assert table["scenario"].tolist() == [1, 2] and table["mean"].between(0, 1).all()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "to start: 0" in again.stdout and again.returncode == 0
     # a run that cannot go on has its last word at hand, and is started again only where that is asked for
     manifest = json.loads(folder.file("manifest.json").read_text())
@@ -440,9 +434,7 @@ def test_a_killed_launcher_is_started_again(place: Path) -> None:
     folder.write_bytes("posterior.nc", b"damaged")
     plan = sweeping.prepare(place / "sweep.yaml", None, None, 2, False)
     assert plan.states[first.id].word == "stopped"
-    for name, value in environment.items():
-        os.environ[name] = value
-    with pytest.raises(VtrialError, match="1 of 2 runs failed; logs: .*; --retry-failed starts them again"):
+    with pytest.raises(VtrialError, match=r"1 of 2 runs failed; logs: .*; --retry-failed starts them again"):
         sweeping.start(plan, lambda line: None)
     state = state_of(sweep, first)
     assert state.word == "failed" and "posterior.nc: is damaged" in state.detail

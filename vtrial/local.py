@@ -58,8 +58,12 @@ def launch(sweep: Sweep, chosen: Sequence[Scenario], jobs: int, tell: Callable[[
             for attempt in [one for one in running if one.process.poll() is not None]:
                 running.remove(attempt)
                 fitted |= {attempt.scenario.fit_key} if has_fit(sweep.run_folder(attempt.scenario)) else set()
+                state = _ended(sweep, attempt)
+                if state.word == "running":  # another launcher was faster
+                    others.append(attempt.scenario)
+                    continue
                 ended += 1
-                tell(_ended(sweep, attempt, ended, total))
+                tell(f"{ended} of {total}: {_told(sweep, attempt, state)}")
             for one in [one for one in others if not sweep.run_folder(one).holder()]:
                 others.remove(one)
                 if state_of(sweep, one).is_done:
@@ -138,15 +142,17 @@ def _on_cores(slot: int, jobs: int) -> Iterator[dict[str, str]]:
         setter(0, cores)
 
 
-def _ended(sweep: Sweep, attempt: Attempt, ended: int, total: int) -> str:
-    code, scenario = attempt.process.returncode, attempt.scenario
-    state: State = state_of(sweep, scenario)
-    if code < 0:  # it could not say so itself
-        with sweep.log(scenario).open("ab") as log:
+def _ended(sweep: Sweep, attempt: Attempt) -> State:
+    if (code := attempt.process.returncode) < 0:  # it could not say so itself
+        with sweep.log(attempt.scenario).open("ab") as log:
             log.write(f"{HEADER}ended by {signal.Signals(-code).name}\n".encode())
+    return state_of(sweep, attempt.scenario)
+
+
+def _told(sweep: Sweep, attempt: Attempt, state: State) -> str:
     seconds = time.monotonic() - attempt.begun
-    said = f"; {state.detail}; log: {sweep.log(scenario)}" if not state.is_done else ""
-    return f"{ended} of {total}: scenario {scenario.number} {state.word} after {seconds:.0f} s{said}"
+    said = f"; {state.detail}; log: {sweep.log(attempt.scenario)}" if not state.is_done else ""
+    return f"scenario {attempt.scenario.number} {state.word} after {seconds:.0f} s{said}"
 
 
 def _stop(running: Sequence[Attempt]) -> None:

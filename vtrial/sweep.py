@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -193,7 +194,8 @@ def read_sweep(path: str | os.PathLike[str], out: Path | None = None) -> tuple[S
         try:
             inputs = read_inputs(load_experiment(experiment, draft.sets(), config.quick), known)
         except InputError as error:
-            raise _of_scenario(error, document, draft) from None
+            case = (number - 1) // math.prod(map(len, config.grid.values()))
+            raise _of_scenario(error, document, draft, case) from None
         scenarios.append(draft._replace(id=inputs.run_key, fit_key=inputs.fit_key))
     launcher = config.launcher
     return Sweep(
@@ -395,14 +397,13 @@ def _within(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.")
 
 
-def _of_scenario(error: InputError, document: YamlDocument, scenario: Scenario) -> InputError:
+def _of_scenario(error: InputError, document: YamlDocument, scenario: Scenario, case: int) -> InputError:
     """The fault of one scenario, at the line of the sweep file that sets the key, where one does."""
     if not str(error.file).startswith("--set "):
         return InputError(f"scenario {scenario.number}: {error}", file=document.file)
     option = str(error.file).removeprefix("--set ")
-    named = [key for key in scenario.settings if option.startswith(f"{key}="[: len(option)])]
-    places: Sequence[tuple[Any, ...]] = [at for at in document.lines if named and at[-1:] == (named[0],)]
-    line = document.lines[places[0]] if places else None
+    key = next((key for key in scenario.settings if option.startswith(f"{key}=")), "")
+    line = document.lines.get(("grid", key)) or document.lines.get(("list", case, key))
     return InputError(f"scenario {scenario.number}: {error.message}", file=document.file, line=line, key=error.key)
 
 
