@@ -327,8 +327,10 @@ def collected(sweep: Sweep) -> pd.DataFrame:
         tables.append(rows)
     if not tables:
         raise InputError("no scenario is done; `vtrial status` says what became of each", file=sweep.folder)
-    # a null model that one scenario lacks is missing there, and says nothing about the type of its column
-    return pd.concat([table.astype(object) for table in tables], ignore_index=True).infer_objects()
+    # as objects: a null model or a setting that one scenario lacks must not turn whole numbers into others
+    table = pd.concat([one.astype(object) for one in tables], ignore_index=True)
+    rest = [name for name in table.columns if name not in keys]
+    return table.astype({name: table[name].infer_objects().dtype for name in rest})
 
 
 def varied(sweep: Sweep) -> list[str]:
