@@ -17,13 +17,13 @@ import pytest
 
 from vtrial import cli, local, slurm, sweeping
 from vtrial.errors import InputError, VtrialError
+from vtrial.gathering import collected, write_collected
 from vtrial.store import RunFolder
 from vtrial.sweep import (
     HEADER,
     Scenario,
     State,
     Sweep,
-    collected,
     format_states,
     last_words,
     open_sweep,
@@ -31,7 +31,6 @@ from vtrial.sweep import (
     state_of,
     states_of,
     to_start,
-    write_collected,
     write_plan,
     written,
 )

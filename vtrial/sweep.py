@@ -1,4 +1,4 @@
-"""Many runs of one experiment: a sweep file -> scenarios, what became of each, and their rates in one table; no jax.
+"""Many runs of one experiment: a sweep file -> scenarios, and what became of each; no jax.
 
 A scenario is named after the key of its run, so a setting, a table or a prior that changes gives another scenario, and
 whatever is done stays done wherever it stands in the file. Nothing else is remembered: what became of a scenario is
@@ -14,7 +14,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -25,13 +25,9 @@ from vtrial.inputs import read_inputs
 from vtrial.store import RunFolder, whole
 from vtrial.yamlfile import YamlDocument, fault, parse_yaml_value, read_yaml, shortened_text, validated
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 MAX_SCENARIOS = 10_000
-PLAN, TABLE, PAGE = "sweep.json", "arms.csv", "compare.html"
+PLAN = "sweep.json"
 KIND, FORMAT = "vtrial sweep", 1
-NULL_MODELS = ("independent_action", "best_single", "bliss")
 #: opens the lines that a launcher writes into a log; what the run itself says stands below the last of them
 HEADER = "== "
 
@@ -251,7 +247,7 @@ def open_sweep(folder: str | os.PathLike[str]) -> Sweep:
 def state_of(sweep: Sweep, scenario: Scenario, queue: Mapping[int, State] | None = None) -> State:
     """What became of a scenario; `queue` is what a scheduler says by number of scenario."""
     folder = sweep.run_folder(scenario)
-    manifest = _manifest(folder)
+    manifest = manifest_of(folder)
     if manifest.get("keys", {}).get("run") == scenario.id and manifest.get("finished"):
         passed = manifest.get("fit", {}).get("passed", False)
         return State("done") if passed else State("gates", "the fit did not pass its gates")
@@ -288,67 +284,6 @@ def to_start(sweep: Sweep, states: Mapping[str, State], retry_failed: bool) -> l
     """The runs that are neither done nor under way, in the order of the file; failed ones only where asked for."""
     wanted = {"waiting", "stopped", *(("failed",) if retry_failed else ())}
     return [one for one in sweep.runs().values() if states[one.id].word in wanted]
-
-
-def collected(sweep: Sweep) -> pd.DataFrame:
-    """The rates of all that is done: a row per scenario, tumour type and arm, the settings as columns.
-
-    Returns
-    -------
-    DataFrame
-        scenario, id, a column per setting that the sweep varies; the columns of `report.tables.forest_data` for the
-        whole cohort under the main endpoint; the mean under each null model, empty for single agents; whether the fit
-        passed its gates; what must be said of the run.
-    """
-    import pandas as pd
-
-    from vtrial.report.tables import forest_data, main_endpoint
-
-    keys = varied(sweep)
-    tables = []
-    for one in sweep.scenarios:
-        state, folder = state_of(sweep, one), sweep.run_folder(one)
-        if not state.is_done:
-            continue
-        orr = pd.read_csv(folder.file("orr.csv"), keep_default_na=False, na_values=[""])
-        rows = forest_data(orr).query("subgroup == 'all'").drop(columns="subgroup")
-        whole_cohort = orr[(orr["kind"] == "population") & (orr["subgroup"] == "all")]
-        means = whole_cohort.set_index(["endpoint", "tumour_type", "arm"])["mean"].to_dict()
-        for model in NULL_MODELS:
-            found = [
-                means.get((f"{main_endpoint(orr)}:{model}", row.tumour_type, row.arm)) for row in rows.itertuples()
-            ]
-            rows[f"mean_{model}"] = found
-        rows["gates_passed"] = state.word == "done"
-        rows["marks"] = "; ".join(_marks(_manifest(folder)))
-        settings = {key: _cell(one.settings.get(key)) for key in keys}
-        for place, (name, value) in enumerate({"scenario": one.number, "id": one.id, **settings}.items()):
-            rows.insert(place, name, [value] * len(rows))
-        tables.append(rows)
-    if not tables:
-        raise InputError("no scenario is done; `vtrial status` says what became of each", file=sweep.folder)
-    # as objects: a null model or a setting that one scenario lacks must not turn whole numbers into others
-    table = pd.concat([one.astype(object) for one in tables], ignore_index=True)
-    rest = [name for name in table.columns if name not in keys]
-    return table.astype({name: table[name].infer_objects().dtype for name in rest})
-
-
-def varied(sweep: Sweep) -> list[str]:
-    """The keys that the sweep sets, in the order of the file."""
-    return list(dict.fromkeys(key for one in sweep.scenarios for key in one.settings))
-
-
-def write_collected(sweep: Sweep, table: pd.DataFrame) -> list[Path]:
-    """Write the table and the page that compares the scenarios."""
-    from vtrial.report.comparison import build_comparison
-
-    missing = len(sweep.scenarios) - table["scenario"].nunique()
-    page = build_comparison(sweep.title or sweep.name, table, varied(sweep), missing)
-    contents = {TABLE: table.to_csv(index=False, lineterminator="\n"), PAGE: page}
-    for name, text in contents.items():
-        with whole(sweep.folder / name) as aside:
-            aside.write_text(text, encoding="utf-8")
-    return [sweep.folder / name for name in contents]
 
 
 def format_states(sweep: Sweep, states: Mapping[str, State]) -> str:
@@ -409,7 +344,8 @@ def _of_scenario(error: InputError, document: YamlDocument, scenario: Scenario, 
     return InputError(f"scenario {scenario.number}: {error.message}", file=document.file, line=line, key=error.key)
 
 
-def _manifest(folder: RunFolder) -> dict[str, Any]:
+def manifest_of(folder: RunFolder) -> dict[str, Any]:
+    """The manifest of a run folder; empty where there is none that can be read."""
     try:
         return folder.manifest()
     except InputError:
@@ -418,14 +354,6 @@ def _manifest(folder: RunFolder) -> dict[str, Any]:
 
 def has_fit(folder: RunFolder) -> bool:
     """Whether a run folder holds a finished fit of its key."""
-    manifest = _manifest(folder)
+    manifest = manifest_of(folder)
     key = manifest.get("fit", {}).get("key")
     return key is not None and key == manifest.get("keys", {}).get("fit") and "posterior.nc" in manifest["files"]
-
-
-def _marks(manifest: Mapping[str, Any]) -> list[str]:
-    return [said for key, said in (("quick", "quick"), ("synthetic", "synthetic data")) if manifest.get(key)]
-
-
-def _cell(value: object) -> object:
-    return value if isinstance(value, str | int | float) or value is None else json.dumps(value, ensure_ascii=False)

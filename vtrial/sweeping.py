@@ -9,19 +9,18 @@ from typing import NamedTuple
 
 from vtrial import local, slurm
 from vtrial.errors import GateError, VtrialError
+from vtrial.gathering import collected, write_collected
 from vtrial.sweep import (
     Launcher,
     Scenario,
     State,
     Sweep,
-    collected,
     format_states,
     open_sweep,
     read_sweep,
     shown_command,
     states_of,
     to_start,
-    write_collected,
     write_plan,
 )
 
