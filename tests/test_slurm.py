@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from vtrial import cli, slurm
-from vtrial.sweep import open_sweep, states_of
+from vtrial.sweep import open_sweep, state_of, states_of
 
 pytestmark = pytest.mark.slurm
 
@@ -119,20 +119,24 @@ def test_a_sweep_on_slurm(place: Path) -> None:
     subprocess.run(["scancel", task[cancelled.number]], check=True)
     os.kill(json.loads((sweep.run_folder(killed).path / ".lock").read_text())["pid"], signal.SIGKILL)
     once(lambda: {state.word for state in slurm.queue(sweep).values()}.isdisjoint({"queued", "running"}))
-    told = vtrial("status", "sweeps/eight")
-    assert "6 done" in told and "2 stopped" in told, told
+    # what is told to stop within 20 s of its end may get there first
+    words = {one.number: state_of(sweep, one).word for one in sweep.scenarios}
+    assert words.pop(killed.number) == "stopped" and words.pop(cancelled.number) in ("stopped", "done")
+    assert set(words.values()) == {"done"}
+    open_ones = {one.id for one in (cancelled, killed) if state_of(sweep, one).word == "stopped"}
+    assert f"{len(open_ones)} stopped" in vtrial("status", "sweeps/eight")
     assert sum("reused_from" in sweep.run_folder(one).manifest()["fit"] for one in sweep.scenarios) >= 4
 
     # the same command again: what is done is left alone
     done = {one.id: sweep.run_folder(one).file("manifest.json").stat().st_mtime_ns for one in sweep.scenarios}
-    assert "to start: 2" in vtrial("sweep", "sweep.yaml")
+    assert f"to start: {len(open_ones)}" in vtrial("sweep", "sweep.yaml")
     once(lambda: {state.word for state in states_of(sweep).values()} == {"done"})
     again = {
         one.id
         for one in sweep.scenarios
         if sweep.run_folder(one).file("manifest.json").stat().st_mtime_ns != done[one.id]
     }
-    assert again == {cancelled.id, killed.id}
+    assert again == open_ones
     vtrial("collect", "sweeps/eight")
     with (sweep.folder / "arms.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
