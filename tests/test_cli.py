@@ -285,10 +285,10 @@ trametinib 2 mg,BRCA,all,dcr,population,,0.5,0.1,0.1,0.1,0.2,0.3,0.5,,,
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_a_run_prints_its_answer(folder: Path, capsys, monkeypatch, passed: bool) -> None:
-    def stage(experiment, out, *, devices, console):
+    def stage(experiment, out, *, devices, console, reuse):
         out.mkdir()
         (out / "orr.csv").write_text(ORR)
-        assert (devices.trial, devices.fit, console) == ("auto", "cpu", None)
+        assert (devices.trial, devices.fit, console, reuse) == ("auto", "cpu", None, None)
         if not passed:
             raise GateError("R-hat of growth is 1.2")
         return out
