@@ -43,7 +43,11 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     else:
         from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
 
-        smoothed, k = array_stats.psislw(np.array(log_weights, np.float64))
+        # ArviZ 1 takes the log likelihood that was left out, whose negative is the log weight
+        try:
+            smoothed, k = array_stats.psislw(-np.array(log_weights, np.float64))
+        except ValueError:  # a tail of equal weights has no shape; ArviZ 0.23 gives inf
+            smoothed, k = log_weights - np.logaddexp.reduce(log_weights), np.inf
     return np.asarray(smoothed, np.float64), float(k)
 
 
