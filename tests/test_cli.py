@@ -392,7 +392,7 @@ def test_check_starts_no_jax(folder: Path) -> None:
 def working(folder: Path, work: str) -> Iterator[subprocess.Popen[str]]:
     """A command in a process of its own that is in the middle of some work; signals to stop leave it 2 s."""
     code = (
-        "import hashlib, signal, sys, time, vtrial.run\nfrom vtrial import cli\ncli.GRACE_SECONDS = 2.0\n"
+        "import hashlib, signal, sys, time, vtrial.run\nfrom vtrial import cli, signals\nsignals.GRACE_SECONDS = 2.0\n"
         # a job in the background of a shell starts with SIGINT ignored
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"def stage(experiment):\n    print('ready', flush=True)\n    {work}\n"

@@ -9,46 +9,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
-import select
 import shlex
-import shutil
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vtrial.errors import GateError, InputError, InterruptedRun, VtrialError
+from vtrial.signals import STOPPED, terminable
+from vtrial.terminal import plain, print_answer, print_result, print_table, progress_console, shown, width
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
     from vtrial.run import Devices
 
 DEBUG = "VTRIAL_DEBUG"
-_NUMBERS = (
-    "num_patients",
-    "mean",
-    "sd",
-    "q05",
-    "q25",
-    "q50",
-    "q75",
-    "q95",
-    "observed_responders",
-    "observed_patients",
-)
-STOPPED = "stopped; the same command goes on"
-#: what a signal leaves to the block that is being computed; Slurm kills 30 s (KillWait) after SIGTERM
-GRACE_SECONDS = 20.0
 # typer carries its own copy of click; the base of all faults of usage is reached through the one that it shows.
 _UsageFault: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
@@ -70,7 +48,7 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Run folder; nothing outside it is reused. Default: runs/NAME/KEY."),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, with loose gates; every output says so.")]
+Quick = Annotated[bool, typer.Option("--quick", help="About a minute, with loose gates; every output says so.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as fit.chains=2; may be given again."),
@@ -111,17 +89,17 @@ def run(
     from vtrial import run as pipeline
 
     try:
-        folder = Path(pipeline.run(experiment, out, devices=devices, console=_console(), reuse=reuse))
+        folder = Path(pipeline.run(experiment, out, devices=devices, console=progress_console(), reuse=reuse))
     except GateError as failure:
         print("THE FIT DID NOT PASS ITS GATES: the numbers below are not to be relied on.")
-        _print_answer(failure.folder or out)
+        print_answer(failure.folder or out)
         raise
     if experiment.is_quick:
         print("QUICK RUN: few draws and loose gates, for a first look only.")
     if experiment.data.synthetic:
         print("SYNTHETIC DATA: the table holds no real measurement.")
-    _print_answer(folder)
-    print(_shown(folder))
+    print_answer(folder)
+    print(shown(folder))
 
 
 @app.command()
@@ -140,7 +118,7 @@ def fit(
     devices = _devices(device, fit_device)
     from vtrial import run as pipeline
 
-    print(_shown(pipeline.fit(experiment, out, devices=devices, console=_console())))
+    print(shown(pipeline.fit(experiment, out, devices=devices, console=progress_console())))
 
 
 @app.command()
@@ -157,14 +135,14 @@ def simulate(
     devices = _devices(device, "auto")
     from vtrial import run as pipeline
 
-    console = None if as_json else _console()
+    console = None if as_json else progress_console()
     result = pipeline.simulate(
         run_dir, patients=patients, draws=draws, overrides=overrides or (), devices=devices, console=console
     )
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print_result(result)
+        print_result(result)
 
 
 @app.command()
@@ -173,7 +151,7 @@ def report(run_dir: RunDir) -> None:
     _check_run_folder(run_dir)
     from vtrial import run as pipeline
 
-    print(_shown(pipeline.report(run_dir, console=_console())))
+    print(shown(pipeline.report(run_dir, console=progress_console())))
 
 
 @app.command()
@@ -221,9 +199,9 @@ def design(
         return
     from vtrial.report.designs import format_design
 
-    print(format_design(result, _width()))
+    print(format_design(result, width()))
     for file in result["files"]:
-        print(_shown(file))
+        print(shown(file))
 
 
 @app.command(name="next-study")
@@ -257,7 +235,7 @@ def next_study(
         return
     from vtrial.report.designs import format_studies
 
-    print(format_studies(result, _width()))
+    print(format_studies(result, width()))
 
 
 @app.command()
@@ -280,7 +258,7 @@ def compare(
     else:
         print(comparison_text(found).rstrip("\n"))
         if out is not None:
-            print(_shown(out))
+            print(shown(out))
 
 
 @app.command()
@@ -290,7 +268,7 @@ def new(
     """Write a commented experiment, priors and a table of synthetic mice that run as they are."""
     from vtrial.new import new_study
 
-    file = _shown(new_study(folder))
+    file = shown(new_study(folder))
     print(f"{file}\nvtrial run {shlex.quote(file)} --quick")
 
 
@@ -308,7 +286,7 @@ def schema(
 
     with whole(out.absolute()) as aside:
         aside.write_text(schema_text(), encoding="utf-8")
-    print(_shown(out))
+    print(shown(out))
 
 
 @app.command()
@@ -322,7 +300,7 @@ def twin(
     _devices("auto", "auto")
     from vtrial import run as pipeline
 
-    print(f"{pipeline.twin(run_dir, out, seed=seed):,} rows in {_shown(out)}")
+    print(f"{pipeline.twin(run_dir, out, seed=seed):,} rows in {shown(out)}")
 
 
 @app.command("predict-mice")
@@ -336,8 +314,8 @@ def predict_mice(
     _devices("auto", "auto")
     from vtrial import run as pipeline
 
-    _print_table(pipeline.predict_mice(run_dir, pairs, out))
-    print(_shown(out))
+    print_table(pipeline.predict_mice(run_dir, pairs, out))
+    print(shown(out))
 
 
 @app.command()
@@ -361,9 +339,9 @@ def crossvalidate(
     devices = _devices(device, fit_device)
     from vtrial import run as pipeline
 
-    scores = pipeline.crossvalidate(experiment, leave, folds, out, devices=devices, console=_console())
-    _print_table(scores)
-    print(_shown(out))
+    scores = pipeline.crossvalidate(experiment, leave, folds, out, devices=devices, console=progress_console())
+    print_table(scores)
+    print(shown(out))
 
 
 @app.command()
@@ -389,14 +367,14 @@ def validate(
 
     default = Settings(draws=250) if quick else Settings()
     settings = Settings(draws or default.draws, patients or default.patients, default.seed)
-    console, word = _console(), ""
+    console, word = progress_console(), ""
     if run_dir is None:
         run_dir, word = scorecard.choose_run(devices, console)
         print(word)
     result = scorecard.validate(run_dir, word, out, settings, quick=quick, console=console)
     for line in (*result["marks"], *result["answer"]):
-        print(_plain(line))
-    print(_shown(result["page"]))
+        print(plain(line))
+    print(shown(result["page"]))
 
 
 @app.command()
@@ -416,20 +394,20 @@ def priors(
     from vtrial.consequences import consequences, parameters_text
 
     for entry in loaded.entries.values():
-        print(_plain(f"{entry.name}: {parameters_text(entry)}, unit {entry.unit}, {entry.certainty}"))
+        print(plain(f"{entry.name}: {parameters_text(entry)}, unit {entry.unit}, {entry.certainty}"))
     for change in loaded.changes:
-        print(_plain(change))
+        print(plain(change))
     print("\nWhat follows before any mouse is read: median and 90 % interval")
     lines = consequences(experiment, loaded, draws, patients=2000)
     for line in lines:
-        print(_plain(f"  {line.what}: {line.q50:.3g} {line.unit} [{line.q05:.3g}, {line.q95:.3g}]"))
+        print(plain(f"  {line.what}: {line.q50:.3g} {line.unit} [{line.q05:.3g}, {line.q95:.3g}]"))
     if out is not None:
         from vtrial.report.prior_images import consequences_image
         from vtrial.store import whole
 
         with whole(out.absolute()) as aside:
             aside.write_bytes(consequences_image(lines))
-        print(_shown(out))
+        print(shown(out))
 
 
 @app.command()
@@ -499,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
-        with _terminable():
+        with terminable():
             code = app(args=arguments, prog_name="vtrial", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -529,75 +507,12 @@ def _told(message: str, code: int) -> int:
     if os.environ.get(DEBUG, "0") not in ("", "0") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     with contextlib.suppress(OSError):
-        print(f"vtrial: {_plain(message)}", file=sys.stderr)
+        print(f"vtrial: {plain(message)}", file=sys.stderr)
     return code
-
-
-def _plain(text: str) -> str:
-    """One line whatever a file, key or arm is called; no control sequence of theirs reaches the terminal."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _commands() -> set[str | None]:
     return {one.name or (one.callback.__name__ if one.callback else None) for one in app.registered_commands}
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 end a command as Ctrl-C does, so that locks and files are left in order.
-
-    Python handles a signal between two of its own steps, so one long step of XLA would hold it up: a thread ends the
-    process at a second signal, or `GRACE_SECONDS` after the first. The checkpoint then lacks that step, no more.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGUSR1)}
-    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_end_in_time, args=(told,), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(woken)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(tell)
-        watcher.join()
-
-
-def _end_in_time(told: int) -> None:
-    """End this process when time is up after a signal to stop, or at a second Ctrl-C; return when the pipe closes."""
-    first, said = 0.0, False
-    while True:
-        if select.select([told], [], [], 0.5 if first else None)[0]:
-            number = os.read(told, 1)
-            if not number:
-                os.close(told)
-                return
-            if first and number[0] == signal.SIGINT:
-                break
-            first = first or time.monotonic()
-        elif time.monotonic() - first > GRACE_SECONDS:
-            break
-        elif not said:
-            said = True
-            _say_at_once(f"stopping at the end of this block, at most {GRACE_SECONDS:.0f} s; Ctrl-C again: at once")
-    _say_at_once(STOPPED)
-    os._exit(InterruptedRun.exit_code)
-
-
-def _say_at_once(message: str) -> None:
-    """Write past Python's buffers, from a thread beside a main thread that may be deep in XLA."""
-    shown = "\x1b[?25h\r" if os.isatty(2) else ""  # the cursor, which a progress bar hides
-    with contextlib.suppress(OSError):
-        os.write(2, f"{shown}vtrial: {message}\n".encode())
 
 
 def _devices(device: Kind, fit_device: Kind) -> Devices:
@@ -610,82 +525,7 @@ def _devices(device: Kind, fit_device: Kind) -> Devices:
     return Devices(trial=device, fit=fit_device)
 
 
-def _console() -> Console | None:
-    """A console for progress where somebody looks at it; else None, and log lines on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        return Console(stderr=True)
-    log = logging.getLogger("vtrial")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-    return None
-
-
 def _check_run_folder(path: Path) -> None:
     from vtrial.store import RunFolder
 
     RunFolder(path).manifest()
-
-
-def _shown(path: Any) -> str:
-    """The path as short as it can be written from here."""
-    path = Path(getattr(path, "path", path))
-    with contextlib.suppress(ValueError):
-        path = path.absolute().relative_to(Path.cwd())
-    return str(path)
-
-
-def _print_answer(folder: Path | None) -> None:
-    """Print the response rates of a run beside the published counts."""
-    file = Path(folder) / "orr.csv" if folder else None
-    if file is None or not file.is_file():
-        return
-    import pandas as pd
-
-    # Empty is missing in numbers only: an arm may be called NA.
-    numbers: dict[str, list[str]] = {name: [""] for name in _NUMBERS}
-    _print_rates(pd.read_csv(file, keep_default_na=False, na_values=numbers))
-
-
-def _print_result(result: Mapping[str, Any]) -> None:
-    """Print what a simulation returned: what must be said first, its rates as a table, the rest as it is."""
-    for mark in result.get("marks", ()):
-        print(f"{_plain(mark).upper()}.")
-    import pandas as pd
-
-    rows = []
-    for one in result.get("arms", ()):
-        names = {name: one[name] for name in ("tumour_type", "arm", "subgroup")}
-        for kind, rate in (("population", one["orr"]), ("predictive", one["predictive_orr"])):
-            rows.append(names | {"endpoint": result["endpoint"], "kind": kind, "source": None} | rate)
-            counts = one["observed"] or {"responders": None, "patients": None}
-            rows[-1] |= {f"observed_{name}": number for name, number in counts.items()}
-        nulls = one["null_models"].items()
-        rows += [
-            names | {"endpoint": f"{result['endpoint']}:{name}", "kind": "population", "source": None} | rate
-            for name, rate in nulls
-        ]
-    if rows:
-        _print_rates(pd.DataFrame(rows))
-    for key, value in result.items():
-        if key not in ("marks", "arms", "orr"):
-            print(f"{key}: {_plain(value) if isinstance(value, str) else json.dumps(value)}")
-
-
-def _print_table(table: pd.DataFrame) -> None:
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
-
-
-def _print_rates(orr: pd.DataFrame) -> None:
-    from vtrial.report.tables import format_orr_table
-
-    print(format_orr_table(orr, width=_width()))
-
-
-def _width() -> int | None:
-    """Characters in a line of the terminal; None where nobody looks at one."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

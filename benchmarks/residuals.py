@@ -1,0 +1,78 @@
+"""How do residuals of ln volume hang together, and how large are they? Where `fit.residual_*` and its prior come from.
+
+    python benchmarks/residuals.py [--curves 400] [FILE]
+
+Restricted likelihood of single curves: of each curve the three coefficients (`vtrial.panel.mouse_basis`) are
+integrated out over a flat prior and the residual scale is profiled, for a grid of days and shares of reading error.
+Printed are the gain in log units over independent residuals, and at the default the quantiles of the residual SD.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from vtrial.experiment import load_experiment
+from vtrial.inputs import read_inputs
+from vtrial.model_format import CurveShape
+from vtrial.panel import mouse_basis, residual_covariance
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LEAST = 8  # measurements of a curve
+DAYS = (0.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+SHARES = (0.02, 0.04, 0.08, 0.25)
+
+
+def restricted(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tuple[float, float]:
+    """Log restricted likelihood of one curve, up to a constant of the curve, and its residual variance."""
+    root = np.linalg.cholesky(residual_covariance(day, shape))
+    white = np.linalg.solve(root, np.column_stack([mouse_basis(day, shape.loss_rate), log_volume]))
+    orthogonal, triangle = np.linalg.qr(white[:, :3])
+    rest = white[:, 3] - orthogonal @ (orthogonal.T @ white[:, 3])
+    freedom = len(day) - 3
+    variance = rest @ rest / freedom
+    logs = np.log(np.diag(root)).sum() + np.log(np.abs(np.diag(triangle))).sum()
+    return -0.5 * freedom * np.log(variance) - logs, variance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
+    parser.add_argument("--curves", type=int, default=400)
+    chosen = parser.parse_args()
+    used = read_inputs(load_experiment(chosen.file, (), False)).dataset.used
+    seen = used[~used["censored"]].sort_values(["mouse_key", "day"])
+    curves = [
+        (rows["day"].to_numpy(float), np.log(rows["volume_mm3"].to_numpy(float)))
+        for _, rows in seen.groupby("mouse_key", sort=True)
+        if len(rows) >= LEAST
+    ]
+    pick = np.random.default_rng(0).permutation(len(curves))[: chosen.curves]
+    print(f"{len(pick)} of {len(curves)} curves with at least {LEAST} measurements above the limit")
+
+    def total(shape: CurveShape) -> tuple[float, np.ndarray]:
+        found = np.array([restricted(*curves[i], shape) for i in pick])
+        return float(found[:, 0].sum()), np.sqrt(found[:, 1])
+
+    base, independent = total(CurveShape(residual_days=0.0))
+    best = (0.0, CurveShape(residual_days=0.0), independent)
+    print(f"{'days':>6} " + " ".join(f"{share:>8.0%}" for share in SHARES) + "   (share of reading error)")
+    for days in DAYS[1:]:
+        row = []
+        for share in SHARES:
+            shape = CurveShape(residual_days=days, residual_white=share)
+            value, scale = total(shape)
+            row.append(value - base)
+            best = max(best, (value - base, shape, scale), key=lambda found: found[0])
+        print(f"{days:6.0f} " + " ".join(f"{gain:8.0f}" for gain in row), flush=True)
+    default, scale = total(CurveShape())
+    print(f"best {best[1]}, gain {best[0]:.0f}; default {CurveShape()}, gain {default - base:.0f}")
+    low, middle, high = np.quantile(scale, [0.05, 0.5, 0.95])
+    spread = np.log(scale).std()
+    print(f"residual SD at the default: median {middle:.3f}, 5 % {low:.3f}, 95 % {high:.3f}, SD of its ln {spread:.2f}")
+
+
+if __name__ == "__main__":
+    main()
