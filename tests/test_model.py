@@ -520,17 +520,32 @@ def test_truncated_normal_is_the_quantile_of_scipy(bound):
 
 
 def test_truncated_normal_far_out_is_smooth_and_finite():
-    """Beyond the reach of ndtr the exponential tail holds to 1 / bound^2, and gradients are finite everywhere."""
+    """Beyond the reach of ndtr the tail holds to 1 / bound^4, and gradients are finite everywhere."""
     u = np.array([1e-300, 0.01, 0.5, 0.99])
     with jax.enable_x64(True):
         for bound in (-31.0, -40.0, -100.0, -1e4):
             found = np.asarray(truncated_normal(jnp.asarray(u), jnp.full(u.shape, bound)))
             exact = special.log_ndtr(found[1:]) - special.log_ndtr(bound)
-            np.testing.assert_allclose(exact, np.log(u[1:]), atol=(np.log(u[1]) ** 2 + 5.0) / bound**2)
+            # what is left out: (x^2 - b^2) / b^4 of the next term, and the digits that log_ndtr has at that size
+            np.testing.assert_allclose(exact, np.log(u[1:]), atol=-4.0 * np.log(u[1]) / bound**4 + 1e-15 * bound**2)
             assert np.all(found < bound)
         slope = jax.grad(lambda u, b: truncated_normal(u, b), argnums=(0, 1))
         for bound in (-1e3, -30.0, -29.9, -6.0, 0.0, 20.0):
             assert np.all(np.isfinite(np.array([slope(x, bound) for x in (1e-12, 0.5, 1.0 - 1e-12)])))
+
+
+def test_truncated_normal_slopes_are_those_of_its_values():
+    """Central differences of order h^2 of the function itself, on both sides of where the tail takes over."""
+    u, bound = (np.ravel(each) for each in np.meshgrid([1e-6, 0.2, 0.9], [-60.0, -31.0, -29.0, -3.0, 0.5, 4.0]))
+    with jax.enable_x64(True):
+        by_u, by_bound = jax.vmap(jax.grad(truncated_normal, argnums=(0, 1)))(u, bound)
+        h = 1e-5
+        moved_u = (truncated_normal(u * (1 + h), bound) - truncated_normal(u * (1 - h), bound)) / (2 * u * h)
+        moved_bound = (truncated_normal(u, bound + h) - truncated_normal(u, bound - h)) / (2 * h)
+    # the tail leaves 1 / b^2 - 1 / x^2 = -2 ln u / b^4 out of ln x: to that share it has the density, so the slope
+    rtol = 4.0 * -np.log(1e-6) / 30.0**4
+    np.testing.assert_allclose(by_u, moved_u, rtol=rtol)
+    np.testing.assert_allclose(by_bound, moved_bound, rtol=rtol, atol=1e-9)
 
 
 def test_evidence_density_is_that_of_scipy():

@@ -103,41 +103,41 @@ def variational_start(
     and compile thousands of latents (measured), this a few seconds.
     """
     optimiser = optax.adam(optax.cosine_decay_schedule(0.03, num_steps, alpha=0.01))
+    # one vector for all sites: XLA compiles an update of one array, not of dozens
     flat, unravel = ravel_pytree(guess)
 
     def loss(parameters, noise, arrays):
         mean, log_scale = parameters
-        z = jax.tree.map(lambda m, s, e: m + jnp.exp(s) * e, mean, log_scale, noise)
-        return potential_energy(model, (arrays,), {}, z) - sum(jnp.sum(s) for s in jax.tree.leaves(log_scale))
+        z = unravel(mean + jnp.exp(log_scale) * noise)
+        return potential_energy(model, (arrays,), {}, z) - jnp.sum(log_scale)
 
     @jax.jit
-    def optimise(key, guess, arrays):
-        parameters = (guess, jax.tree.map(lambda v: jnp.full_like(v, -3.0), guess))
-
+    def optimise(key, flat, arrays):
         def step(carry, key):
             parameters, state = carry
-            # one generator for all sites, kept out of the kernels that read a piece of it: else each makes its own
-            noise = unravel(jax.lax.optimization_barrier(jax.random.normal(key, flat.shape, flat.dtype)))
+            # kept out of the kernels that read a piece of it: else each makes its own
+            noise = jax.lax.optimization_barrier(jax.random.normal(key, flat.shape, flat.dtype))
             value, slope = jax.value_and_grad(loss)(parameters, noise, arrays)
             # a single wild sample must not throw the optimiser off for good
             slope = jax.tree.map(lambda g: jnp.clip(jnp.nan_to_num(g), -1e4, 1e4), slope)
             update, state = optimiser.update(slope, state)
             return (optax.apply_updates(parameters, update), state), value
 
+        parameters = (flat, jnp.full_like(flat, -3.0))
         carry = (parameters, optimiser.init(parameters))
-        (parameters, _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
-        return parameters, losses
+        ((mean, log_scale), _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
+        return unravel(mean), unravel(jnp.exp(log_scale)), losses
 
-    (mean, log_scale), losses = optimise(key, guess, arrays)
+    mean, scale, losses = optimise(key, flat, arrays)
     if not np.isfinite(np.asarray(losses[-1])):
         raise VtrialError(
             "the variational start diverged: its loss is not finite; check the priors and units of the table"
         )
-    return Start(mean, jax.tree.map(jnp.exp, log_scale), np.asarray(losses))
+    return Start(mean, scale, np.asarray(losses))
 
 
 class Sampler(NamedTuple):
-    """NUTS in the coordinates ``w = (z - mean) / scale`` of a :class:`Start`, as two pure functions.
+    """NUTS in the coordinates ``w = (z - mean) / scale`` of a :class:`Start`, one vector for all sites.
 
     The whitening matters: numpyro's adaptation adds a fixed constant to every variance, which ruins the step size
     wherever a parameter is known to a few parts in a thousand.
@@ -159,16 +159,20 @@ def make_sampler(
     collective: tuple[str, ...] = (),
 ) -> Sampler:
     """Build the functions; the elements of a site named in `collective` move together further than each alone."""
+    mean, unravel = ravel_pytree(start.mean)
+    scale, _ = ravel_pytree(start.scale)
 
     def unconstrained(w):
-        stretched = {k: v + (STRETCH - 1.0) * jnp.mean(v) if k in collective else v for k, v in w.items()}
-        return {k: start.mean[k] + start.scale[k] * v for k, v in stretched.items()}
+        z, own = unravel(mean + scale * w), unravel(w)
+        return {
+            k: v + start.scale[k] * (STRETCH - 1.0) * jnp.mean(own[k]) if k in collective else v for k, v in z.items()
+        }
 
     def potential(arrays):
         if arrays is None:
             # of the first state alone: the gradient of the normal approximation, and an energy so high that the first
             # trajectory leaves it for certain. The true one would be compiled for this one use: 7 s of a fit of 40
-            return lambda w: FIRST_ENERGY + 0.5 * sum(jnp.sum(jnp.square(v)) for v in w.values())
+            return lambda w: FIRST_ENERGY + 0.5 * jnp.sum(jnp.square(w))
         return lambda w: potential_energy(model, (arrays,), {}, unconstrained(w))
 
     init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
@@ -192,8 +196,8 @@ def make_sampler(
 def initial_state(key: jax.Array, sampler: Sampler, start: Start, num_chains: int):
     """States of `num_chains` chains before warm-up, each started at its own draw of the normal approximation."""
     key_draw, key_chain = jax.random.split(key)
-    keys = dict(zip(sorted(start.mean), jax.random.split(key_draw, len(start.mean)), strict=True))
-    w = {k: jax.random.normal(keys[k], (num_chains, *m.shape), m.dtype) for k, m in start.mean.items()}
+    mean, _ = ravel_pytree(start.mean)
+    w = jax.random.normal(key_draw, (num_chains, *mean.shape), mean.dtype)
 
     @jax.jit
     def init(keys, w):

@@ -341,37 +341,56 @@ def _censored_density(parts: list[_Part], arrays: ModelArrays, sigma, num_single
     choose = from_single[:, None]
     mean = means[0] if len(means) == 1 else jnp.where(choose, *means)
     covariance = covariances[0] if len(means) == 1 else jnp.where(choose[:, :, None], *covariances)
-    total, drawn = jnp.zeros(num_mice), []
-    for k in range(num_rows):
-        row, present = censored.basis[:, k], censored.present[:, k]
-        along = jnp.einsum("qij,qj->qi", covariance, row)
-        scale = jnp.sqrt(jnp.sum(row * along, axis=-1) + jnp.square(sigma[censored.mouse] * censored.scale[:, k]))
-        centre = jnp.sum(row * mean, axis=-1) + censored.offset[:, k]
-        centre = centre + sum((censored.earlier[:, k, j] * drawn[j] for j in range(k)), start=jnp.zeros(num_mice))
+
+    def hide(carry, row):
+        mean, covariance, drawn, total = carry
+        k, u, basis, present, offset, earlier, scale = row
+        along = jnp.einsum("qij,qj->qi", covariance, basis)
+        scale = jnp.sqrt(jnp.sum(basis * along, axis=-1) + jnp.square(sigma[censored.mouse] * scale))
+        centre = jnp.sum(basis * mean, axis=-1) + offset + jnp.sum(earlier * drawn, axis=-1)
         bound = (censored.log_limit - centre) / scale
         total += jnp.where(present, log_ndtr(bound), 0.0)
-        hidden = truncated_normal(u[:, k], bound)
-        drawn.append(centre + scale * hidden)
+        hidden = truncated_normal(u, bound)
         gain = jnp.where(present, 1.0, 0.0)[:, None] * along / scale[:, None]
         mean = mean + gain * hidden[:, None]
         covariance = covariance - gain[:, :, None] * gain[:, None, :]
+        return (mean, covariance, drawn.at[:, k].set(centre + scale * hidden), total), None
+
+    # a loop, not unrolled: normal quantiles and their gradients are half of all that XLA compiles for a fit
+    per_row = (u, censored.basis, censored.present, censored.offset, censored.earlier, censored.scale)
+    rows = (jnp.arange(num_rows), *(jnp.moveaxis(jnp.asarray(field), 1, 0) for field in per_row))
+    start = (mean, covariance, jnp.zeros((num_mice, num_rows)), jnp.zeros(num_mice))
+    (mean, covariance, _, total), _ = jax.lax.scan(hide, start, rows)
     return total, mean, covariance
 
 
+@jax.custom_jvp
 def truncated_normal(u, bound):
-    """Quantile `u` of a standard normal below `bound`, elementwise; the exponential tail takes over below -30."""
+    """Quantile `u` of a standard normal below `bound`, elementwise; below -30 from the tail phi(x) / -x."""
     far = bound < -30.0
     near_bound = jnp.where(far, -30.0, bound)
     near = ndtri(jnp.clip(u * ndtr(near_bound), 1e-300, 1.0 - 1e-16))
     far_bound = jnp.where(far, bound, -30.0)
-    return jnp.where(far, far_bound + jnp.log(jnp.clip(u, 1e-300)) / -far_bound, near)
+    square = jnp.square(far_bound) - 2.0 * jnp.log(jnp.clip(u, 1e-300))
+    return jnp.where(far, -jnp.sqrt(square - jnp.log(square / jnp.square(far_bound))), near)
+
+
+@truncated_normal.defjvp
+def _truncated_normal_jvp(primals, tangents):
+    """Slopes of x where Phi(x) = u Phi(bound): no polynomial of `ndtri` is differentiated, nor compiled for it."""
+    u, bound = primals
+    x = truncated_normal(u, bound)
+    by_u = jnp.exp(log_ndtr(bound) - norm.logpdf(x))
+    by_bound = u * jnp.exp(norm.logpdf(bound) - norm.logpdf(x))
+    return x, by_u * tangents[0] + by_bound * tangents[1]
 
 
 def evidence_density(evidence: Evidence, effect: jax.Array, omega_effect: jax.Array) -> jax.Array:
     """Log likelihood of all rows, given mean and spread of the effect of every drug x tumour type."""
     mean, spread = effect[evidence.count_cell], omega_effect[evidence.count_cell]
     above = (mean - evidence.threshold) / spread
-    counts = evidence.r * log_ndtr(above) + (evidence.n - evidence.r) * log_ndtr(-above)
+    log_above, log_below = log_ndtr(jnp.stack([above, -above]))
+    counts = evidence.r * log_above + (evidence.n - evidence.r) * log_below
     spread = jnp.sqrt(jnp.square(omega_effect[evidence.effect_cell]) + jnp.square(evidence.effect_se))
     observed = norm.logpdf(evidence.effect, effect[evidence.effect_cell], spread)
     return jnp.sum(counts) + jnp.sum(observed)

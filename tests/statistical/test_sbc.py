@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import constrain_fn
 from scipy import stats
 
@@ -250,7 +251,7 @@ def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple
         def one_fit(item):
             key, numbers = item
             own = arrays._replace(curves=arrays.curves._replace(statistics=numbers))
-            state = sampler.init(key, {name: jnp.zeros_like(v) for name, v in guess.items()})
+            state = sampler.init(key, jnp.zeros_like(ravel_pytree(guess)[0]))
 
             # warm-up and draws in one loop, so that the sampler is compiled once
             def step(carry, _):
