@@ -32,13 +32,14 @@ def restricted(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tu
     orthogonal, triangle = np.linalg.qr(white[:, :3])
     rest = white[:, 3] - orthogonal @ (orthogonal.T @ white[:, 3])
     freedom = len(day) - 3
-    variance = rest @ rest / freedom
+    variance = float(rest @ rest) / freedom
     logs = np.log(np.diag(root)).sum() + np.log(np.abs(np.diag(triangle))).sum()
-    return -0.5 * freedom * np.log(variance) - logs, variance
+    return float(-0.5 * freedom * np.log(variance) - logs), float(variance)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print the grid, and the quantiles at the default."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
     parser.add_argument("--curves", type=int, default=400)
     chosen = parser.parse_args()
@@ -53,7 +54,7 @@ def main() -> None:
     print(f"{len(pick)} of {len(curves)} curves with at least {LEAST} measurements above the limit")
 
     def total(shape: CurveShape) -> tuple[float, np.ndarray]:
-        found = np.array([restricted(*curves[i], shape) for i in pick])
+        found = np.array([restricted(curves[i][0], curves[i][1], shape) for i in pick])
         return float(found[:, 0].sum()), np.sqrt(found[:, 1])
 
     base, independent = total(CurveShape(residual_days=0.0))

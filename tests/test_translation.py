@@ -112,6 +112,7 @@ def fixed(tmp_path_factory) -> Priors:
             "translation.ln_kill_scale.default": np.log(0.4),
             "translation.class_discrepancy.FAK": 0.3,
             "translation.drug_discrepancy": 0.0,
+            "translation.drug_type_discrepancy": 0.0,
             "translation.ln_loss_of_effect_common": 0.0,
             "translation.loss_of_effect.default": 0.004,
             "translation.loss_of_effect_between_patients": 0.8,
@@ -163,7 +164,8 @@ def test_classes_and_drugs_have_scales_of_their_own(priors):
     arms = {"t": {"trametinib": TRAMETINIB}, "a+d": BOTH}
     ln_scale = np.log(law_of(plan(cohort_of("PDAC", arms), posterior(), priors)).kill_scale)
     avutometinib, defactinib, trametinib = ln_scale.T
-    own = 0.4  # drug_discrepancy ~ HalfNormal(0.4): E[sd^2] = 0.16
+    # drug_discrepancy and drug_type_discrepancy ~ HalfNormal(0.28): E[sd^2] = 0.0784 each
+    own = np.sqrt(2.0) * 0.28
     for values, variance in ((trametinib, 0.49 + own**2), (defactinib, 0.49 + own**2 + 0.25)):
         sd = np.sqrt(variance)
         assert abs(values.mean() - np.log(0.4)) < SIGMAS * sd / np.sqrt(SIZE) + 1e-3
@@ -171,6 +173,9 @@ def test_classes_and_drugs_have_scales_of_their_own(priors):
         assert abs(values.std() / sd - 1) < 2 * SIGMAS / np.sqrt(2 * SIZE)
     shared = np.corrcoef(trametinib, avutometinib)[0, 1]
     assert abs(shared - 0.49 / (0.49 + own**2)) < 2 * SIGMAS / np.sqrt(SIZE)
+    elsewhere = np.log(law_of(plan(cohort_of("CM", arms), posterior(), priors)).kill_scale)
+    kept = np.corrcoef(elsewhere[:, 2], trametinib)[0, 1]
+    assert abs(kept - (0.49 + 0.28**2) / (0.49 + own**2)) < 2 * SIGMAS / np.sqrt(SIZE), "a drug in another tumour type"
     # ln_kill_scale_common ~ Normal(0, 0.5) is all that drugs of different classes share; the SD between drugs is one
     # per draw, so their own parts are uncorrelated though not independent
     across = 0.25 / np.sqrt((0.49 + own**2) * (0.49 + own**2 + 0.25))

@@ -3,12 +3,13 @@
 The joint draws of preclinical posterior and translation prior are simulated once; what is learnt from trials are
 weights of these draws. A plain product of the likelihoods of thirty arms would leave one draw standing, because every
 drug brings a discrepancy of its own. The model is a tree, though: what all classes have in common -> class -> drug ->
-trials. Given the class, the trials of another drug say nothing more about this one. So for a drug d of class c the
-weight is
+drug in a tumour type -> trials. Given the drug, its trials in another tumour type say nothing more about this one, and
+given the class the trials of another drug do not. So for a drug d of class c in tumour type t the weight is
 
-    w(draw) = prod over trials of d             of L(draw)                       the drug's own: exact
-            x prod over other drugs of c        of E[prod of their L | S_c, lambda_c]
-            x prod over other classes c'        of E[prod of their drugs' | common]
+    w(draw) = prod over trials of d in t        of L(draw)                         the drug's own: exact
+            x prod over other tumour types of d of E[prod of their L | S_d, lambda_c]
+            x prod over other drugs of c        of E[prod over their types | S_c, lambda_c]
+            x prod over other classes c'        of E[prod over their drugs | common]
 
 with the conditional expectations over all that is below (discrepancies, exposures, mice), estimated over the same draws
 by a kernel regression (Nadaraya and Watson) on the two logarithms in the condition. Of a combination, the drugs and
@@ -24,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vtrial.diagnostics import pareto_smoothed
-from vtrial.translation import ClassTerms
+from vtrial.translation import TranslationTerms
 
 #: Pareto k above which an importance sample is not trusted (Vehtari 2024, JMLR 25:72)
 KHAT_LIMIT = 0.7
@@ -38,6 +39,7 @@ class Teacher(NamedTuple):
     id: int
     drug: str
     drug_class: str
+    tumour_type: str
     log_likelihood: np.ndarray  # [D]
 
 
@@ -54,7 +56,7 @@ class Weights(NamedTuple):
 class Smoother:
     """Conditional expectation over draws given two quantities of each draw."""
 
-    def __init__(self, given: ClassTerms):
+    def __init__(self, given: TranslationTerms):
         x = np.stack([np.asarray(given.ln_kill_scale), np.asarray(given.ln_loss_of_effect)], axis=1)
         spread = x.std(axis=0)
         # a quantity fixed by the priors is no condition
@@ -76,35 +78,55 @@ class Smoother:
 class Calibration:
     """All that the trials of single drugs say, for any drug and with any trials left out."""
 
-    def __init__(self, teachers: Sequence[Teacher], classes: Mapping[str, ClassTerms], common: ClassTerms):
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        drugs: Mapping[str, TranslationTerms],
+        classes: Mapping[str, TranslationTerms],
+        common: TranslationTerms,
+    ):
         """Set up the tree.
 
         Parameters
         ----------
         teachers
             Published arms of one drug each.
-        classes, common
-            The two quantities of every class, and of what they have in common, in the same draws.
+        drugs, classes, common
+            The two quantities of every drug, of every class, and of what these have in common, in the same draws.
         """
         self._teachers = tuple(teachers)
-        taught = {teacher.drug_class for teacher in teachers}
+        taught, used = {t.drug_class for t in teachers}, {t.drug for t in teachers}
+        self._drug = {name: Smoother(terms) for name, terms in drugs.items() if name in used}
         self._class = {name: Smoother(terms) for name, terms in classes.items() if name in taught}
         self._common = Smoother(common)
         self._size = len(common.ln_kill_scale)
         self._kept: dict[tuple, np.ndarray] = {}
 
-    def _own(self, drug: str, left_out: frozenset[int]) -> tuple[np.ndarray, int]:
-        terms = [t.log_likelihood for t in self._teachers if t.drug == drug and t.id not in left_out]
-        return np.sum(terms, axis=0) if terms else np.zeros(self._size), len(terms)
+    def _own(self, drug: str, tumour_type: str, seen: Sequence[Teacher]) -> np.ndarray:
+        """Log likelihood of the trials of a drug in a tumour type, 0 where there is none."""
+        terms = [t.log_likelihood for t in seen if (t.drug, t.tumour_type) == (drug, tumour_type)]
+        return np.sum([np.zeros(self._size), *terms], axis=0)
 
-    def _from_drug(self, drug: str, drug_class: str, left_out: frozenset[int]) -> np.ndarray:
+    def _from_types(self, drug: str, but: str | None, seen: Sequence[Teacher]) -> np.ndarray:
+        """What the trials of a drug in all tumour types `but` one say about the drug."""
+        total = np.zeros(self._size)
+        for kind in sorted({t.tumour_type for t in seen if t.drug == drug} - {but}):
+            key = (drug, kind, *(t.id for t in seen if (t.drug, t.tumour_type) == (drug, kind)))
+            if key not in self._kept:
+                self._kept[key] = self._drug[drug].log_mean(self._own(drug, kind, seen))
+            total = total + self._kept[key]
+        return total
+
+    def _from_drug(self, drug: str, drug_class: str, seen: Sequence[Teacher]) -> np.ndarray:
         """What the trials of a drug say about its class."""
-        key = (drug, left_out & {t.id for t in self._teachers if t.drug == drug})
+        key = (drug, *(t.id for t in seen if t.drug == drug))
         if key not in self._kept:
-            self._kept[key] = self._class[drug_class].log_mean(self._own(drug, left_out)[0])
+            self._kept[key] = self._class[drug_class].log_mean(self._from_types(drug, None, seen))
         return self._kept[key]
 
-    def log_weights(self, drugs: Mapping[str, str], left_out: Collection[int]) -> tuple[np.ndarray, int]:
+    def log_weights(
+        self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int]
+    ) -> tuple[np.ndarray, int]:
         """Log weights [D] for an arm of these drugs (drug -> class), and the number of arms learnt from.
 
         `left_out` are ids of arms that must not be seen: those of the trial that is predicted, and all that overlap.
@@ -113,21 +135,21 @@ class Calibration:
         seen = [t for t in self._teachers if t.id not in hidden]
         total = np.zeros(self._size)
         for drug in drugs:
-            total = total + self._own(drug, hidden)[0]
+            total = total + self._own(drug, tumour_type, seen) + self._from_types(drug, tumour_type, seen)
         for name in sorted({t.drug_class for t in seen}):
             others = sorted({t.drug for t in seen if t.drug_class == name and t.drug not in drugs})
             if not others:
                 continue
-            from_class = np.sum([self._from_drug(drug, name, hidden) for drug in others], axis=0)
+            from_class = np.sum([self._from_drug(drug, name, seen) for drug in others], axis=0)
             total = total + (from_class if name in drugs.values() else self._common.log_mean(from_class))
         return total, len(seen)
 
-    def weights(self, drugs: Mapping[str, str], left_out: Collection[int]) -> Weights:
+    def weights(self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int]) -> Weights:
         """Pareto-smoothed weights; a likelihood whose k-hat is above the limit is raised to a power below 1.
 
         A power of the likelihood is a weaker use of the trials: the prediction is wider, and says so.
         """
-        log_weights, number = self.log_weights(drugs, left_out)
+        log_weights, number = self.log_weights(drugs, tumour_type, left_out)
         if not number or np.ptp(log_weights) == 0.0:
             return Weights(np.full(self._size, 1.0 / self._size), np.nan, float(self._size), 1.0, number)
         power = 1.0

@@ -89,6 +89,7 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
         sampler.entry("translation.ln_kill_scale.default")
         + sampler.entry("translation.ln_kill_scale_common")
         + sampler.entry("translation.drug_discrepancy") * sampler.normal("a discrepancy")
+        + sampler.entry("translation.drug_type_discrepancy") * sampler.normal("a discrepancy in a type")
     )
     growth = ("growth.mouse.ln_rate", "growth.mouse.between_types", "growth.mouse.between_models")
     classes = tuple(
@@ -113,6 +114,7 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
             "translation.ln_kill_scale",
             "translation.ln_kill_scale_common",
             "translation.drug_discrepancy",
+            "translation.drug_type_discrepancy",
         ),
         _line(
             "half of an effect is lost in a patient after",

@@ -125,7 +125,8 @@ def variational_start(
 
         parameters = (flat, jnp.full_like(flat, -3.0))
         carry = (parameters, optimiser.init(parameters))
-        ((mean, log_scale), _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
+        (parameters, _), losses = jax.lax.scan(step, carry, jax.random.split(key, num_steps))
+        mean, log_scale = cast(Any, parameters)
         return unravel(mean), unravel(jnp.exp(log_scale)), losses
 
     mean, scale, losses = optimise(key, flat, arrays)

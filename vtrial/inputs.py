@@ -20,7 +20,7 @@ from vtrial.priors import Priors, load_priors
 from vtrial.store import default_run_dir, file_sha256
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 DATA_SETTINGS = (
     "layout",
     "sheet",

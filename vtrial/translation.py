@@ -3,13 +3,13 @@
 For draw s and drug d of a cohort
 
     growth_human = g* (W_human / W_mouse)^growth_exponent
-    kill_human   = rho_d g* exp(ln S[class] + u_d) E_d(t) exp(-lambda_d t)
+    kill_human   = rho_d g* exp(ln S[class] + u_d + v_d,type) E_d(t) exp(-lambda_d t)
     ln S[class]  = ln_kill_scale_common + ln_kill_scale[class] + class_discrepancy[class]
     ln lambda_d  = ln_loss_of_effect_common + ln loss_of_effect[class]
 
-with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, and E_d(t) from dose and schedule. A drug that
-the fit has not seen is drawn from its mechanism class, a tumour type that it has not seen from the population of
-types.
+with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, ``v ~ Normal(0, drug_type_discrepancy)`` for every
+drug in every tumour type, and E_d(t) from dose and schedule. A drug that the fit has not seen is drawn from its
+mechanism class, a tumour type that it has not seen from the population of types.
 """
 
 from __future__ import annotations
@@ -152,27 +152,34 @@ def pair_rule(drugs: Sequence[str], draws: Draws, sampler: PriorSampler, priors:
     return phi, gamma, sampler.entry("class_pairs.default.between_models")
 
 
-class ClassTerms(NamedTuple):
-    """What a mechanism class has in patients, [D] each, the part common to all classes included."""
+class TranslationTerms(NamedTuple):
+    """What a mechanism class, or a drug of it, has in patients, [D] each; what is common to all classes included."""
 
     ln_kill_scale: np.ndarray
     ln_loss_of_effect: np.ndarray  # ln(1/day)
 
 
-def common_terms(sampler: PriorSampler) -> ClassTerms:
-    """The part of `ClassTerms` that all classes share, [D] each."""
-    return ClassTerms(
+def common_terms(sampler: PriorSampler) -> TranslationTerms:
+    """The part of `TranslationTerms` that all classes share, [D] each."""
+    return TranslationTerms(
         sampler.entry("translation.ln_kill_scale_common"), sampler.entry("translation.ln_loss_of_effect_common")
     )
 
 
-def class_terms(drug_class: str, sampler: PriorSampler) -> ClassTerms:
+def class_terms(drug_class: str, sampler: PriorSampler) -> TranslationTerms:
     """Kill scale and loss of effect of a mechanism class, the same draws for every drug and cohort of a sampler."""
     common, tag = common_terms(sampler), f" {drug_class}"
     scale = sampler.resolved("translation.ln_kill_scale", drug_class, tag=tag)
     discrepancy = sampler.resolved("translation.class_discrepancy", drug_class, tag=tag)
     loss = np.log(sampler.resolved("translation.loss_of_effect", drug_class, tag=tag))
-    return ClassTerms(common.ln_kill_scale + scale + discrepancy, common.ln_loss_of_effect + loss)
+    return TranslationTerms(common.ln_kill_scale + scale + discrepancy, common.ln_loss_of_effect + loss)
+
+
+def drug_terms(drug: str, drug_class: str, sampler: PriorSampler) -> TranslationTerms:
+    """Kill scale of a drug in any tumour type, by the name of the priors, and the loss of effect of its class."""
+    terms = class_terms(drug_class, sampler)
+    own = sampler.entry("translation.drug_discrepancy") * sampler.normal(f"discrepancy {drug}")
+    return terms._replace(ln_kill_scale=terms.ln_kill_scale + own)
 
 
 def _dose_response(drug: str, sampler: PriorSampler, priors: Priors) -> tuple[DoseResponse, Dosing]:
@@ -239,11 +246,12 @@ def plan_cohort(
 
     ratio = priors.entry("translation.human_weight_kg").parameters["value"] * 1000.0
     ratio /= priors.entry("translation.mouse_weight_g").parameters["value"]
-    discrepancy = sampler.entry("translation.drug_discrepancy")
+    within = sampler.entry("translation.drug_type_discrepancy")
     kill, loss = [], []
     for drug in drugs:
-        terms = class_terms(priors.drug_class(drug), sampler)
-        kill.append(np.exp(terms.ln_kill_scale + discrepancy * sampler.normal(f"discrepancy {drug}")))
+        terms = drug_terms(drug, priors.drug_class(drug), sampler)
+        here = within * sampler.normal(f"discrepancy {drug} in {cohort.tumour_type}")
+        kill.append(np.exp(terms.ln_kill_scale + here))
         loss.append(terms.ln_loss_of_effect)
 
     def patient(name):

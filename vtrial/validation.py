@@ -19,7 +19,7 @@ from vtrial.mouse_prior import PriorDraws
 from vtrial.priors import Priors, TrialArm
 from vtrial.published import MouseDraws, SimulatedArms, independent_arms, left_out_with, simulate_arms
 from vtrial.scoring import log_likelihood, logit_rate, most_misses, paired_difference, predictive, score
-from vtrial.translation import PriorSampler, class_terms, common_terms
+from vtrial.translation import PriorSampler, class_terms, common_terms, drug_terms
 
 COLUMNS = (
     "id",
@@ -95,17 +95,20 @@ class _Pipeline:
         classes = {priors.drug_class(drug) for arm in arms for drug in arm.drugs}
         terms = {name: class_terms(name, sampler) for name in sorted(classes)}
         self._drugs = {arm.id: _classes(arm, priors) for arm in arms}
+        known = {drug: name for drugs in self._drugs.values() for drug, name in drugs.items()}
+        own = {drug: drug_terms(drug, name, sampler) for drug, name in sorted(known.items())}
         self._arms = arms
         teachers = [
             Teacher(
                 arm.id,
                 *next(iter(self._drugs[arm.id].items())),
+                arm.tumour_type,
                 log_likelihood(self.logit(arm), self.between_trials, arm.num_responders, arm.num_patients),
             )
             for arm in arms
             if teaches(arm)
         ]
-        self.calibration = Calibration(teachers, terms, common_terms(sampler))
+        self.calibration = Calibration(teachers, own, terms, common_terms(sampler))
 
     def logit(self, arm: TrialArm, *, independent_action: bool = False) -> np.ndarray:
         """Logit of the rate as this arm's reader and line would see it, [D]."""
@@ -114,7 +117,7 @@ class _Pipeline:
 
     def weights(self, arm: TrialArm):
         """Weights of the draws, the arm's trial and all that overlaps it left out."""
-        return self.calibration.weights(self._drugs[arm.id], left_out_with(arm, self._arms))
+        return self.calibration.weights(self._drugs[arm.id], arm.tumour_type, left_out_with(arm, self._arms))
 
 
 def teaches(arm: TrialArm) -> bool:
