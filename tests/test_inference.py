@@ -28,6 +28,7 @@ from vtrial.inference import (
     initial_state,
     make_sampler,
     sample_blocks,
+    share_adaptation,
     variational_start,
 )
 from vtrial.store import RunFolder
@@ -73,6 +74,9 @@ def line_of(numbers) -> Line:
     return Line(*map(jnp.asarray, numbers))
 
 
+WARMUP = 60
+
+
 class Prepared(NamedTuple):
     sampler: Any
     start: Any
@@ -86,7 +90,7 @@ def prepared(numbers) -> Prepared:
         line = line_of(numbers)
         guess = first_guess(jax.random.key(1), line_model, line, {})
         start = variational_start(jax.random.key(2), line_model, line, guess, 400)
-        sampler = make_sampler(line_model, line, start, num_warmup=60, target_accept=0.8, max_tree_depth=6)
+        sampler = make_sampler(line_model, line, start, num_warmup=WARMUP, target_accept=0.8, max_tree_depth=6)
         return Prepared(sampler, jax.tree.map(np.asarray, start), line, block_runner(sampler, 2, CPU[:2]))
 
 
@@ -96,8 +100,11 @@ def drawn(
     """All draws [chain, total, ...] of a run in blocks, statistics included."""
     with jax.enable_x64(True):
         states = initial_state(jax.random.key(key), prepared.sampler, prepared.start, 2)
-        blocks = list(sample_blocks(prepared.run, states, prepared.line, np.ones(total, bool), block, kept))
-    assert [b.stats["num_steps"].shape[1] for b in blocks] == [min(block, total - i) for i in range(0, total, block)]
+        blocks = list(
+            sample_blocks(prepared.run, states, prepared.line, np.ones(total, bool), block, kept, num_warmup=WARMUP)
+        )
+    lengths = [min(block, end - i) for start, end in ((0, WARMUP), (WARMUP, total)) for i in range(start, end, block)]
+    assert [b.stats["num_steps"].shape[1] for b in blocks] == lengths
     return {
         name: np.concatenate([{**b.draws, **b.stats}[name] for b in blocks], axis=1)
         for name in (*blocks[0].draws, *STATISTICS)
@@ -170,6 +177,27 @@ def test_draws_have_the_moments_of_the_exact_posterior(prepared, numbers):
 
 def test_blocks_do_not_change_the_draws(prepared):
     assert_same(drawn(prepared, 5, 90, 60), drawn(prepared, 5, 90, 30))
+    assert_same(drawn(prepared, 5, 90, 45), drawn(prepared, 5, 90, 30))
+
+
+def test_chains_share_what_they_have_adapted(prepared):
+    """One step size and one set of variances from the end of the warm-up, in the form that NumPyro keeps them."""
+    with jax.enable_x64(True):
+        states = initial_state(jax.random.key(5), prepared.sampler, prepared.start, 2)
+        states, *_ = prepared.run(states, prepared.line, length=WARMUP)
+        own, shared = states.adapt_state, share_adaptation(states).adapt_state
+        after, _, stats = prepared.run(share_adaptation(states), prepared.line, length=30)
+    variances = np.asarray(own.inverse_mass_matrix)
+    assert np.any(variances[0] != variances[1])
+    np.testing.assert_allclose(shared.inverse_mass_matrix, np.tile(variances.mean(0), (2, 1)), rtol=1e-14)
+    np.testing.assert_allclose(shared.step_size, np.sqrt(np.prod(np.asarray(own.step_size))), rtol=1e-14)
+    for name in ("mass_matrix_sqrt", "mass_matrix_sqrt_inv"):
+        # a chain whose variances are those of the mean would hold this very factor
+        power = np.log(np.asarray(getattr(own, name))) / np.log(variances)
+        np.testing.assert_allclose(getattr(shared, name), shared.inverse_mass_matrix**power, rtol=1e-10)
+    np.testing.assert_array_equal(after.adapt_state.step_size, shared.step_size)
+    np.testing.assert_array_equal(after.adapt_state.inverse_mass_matrix, shared.inverse_mass_matrix)
+    assert np.asarray(stats["accept_prob"]).mean() > 0.6
 
 
 def test_devices_do_not_change_the_draws(prepared):
@@ -215,8 +243,10 @@ def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
     watched = prepared._replace(run=counting)
     with jax.enable_x64(True):
         states = initial_state(jax.random.key(5), prepared.sampler, prepared.start, 2)
-        blocks = list(sample_blocks(counting, states, prepared.line, np.ones(90, bool), 60, kept.opened()))
-    assert calls == [60], "the first block is not made again"
+        blocks = list(
+            sample_blocks(counting, states, prepared.line, np.ones(90, bool), 60, kept.opened(), num_warmup=WARMUP)
+        )
+    assert calls == [30, 30], "the first block is not made again"
     for name in ("beta", "scale"):
         np.testing.assert_array_equal(np.concatenate([b.draws[name] for b in blocks], axis=1), undisturbed[name])
     # a damaged block is named, made again, and leaves the same bytes
@@ -285,7 +315,7 @@ def test_fit_runs_all_stages(numbers, kept, monkeypatch):
     assert set(result.values) == {"beta", "twice"}
     assert result.values["beta"].shape == (3, 50, 2) and result.values["twice"].shape == (3, 50)
     assert all(result.stats[name].shape == (3, 50) for name in STATISTICS), "warm-up is not kept"
-    steps = [("warm-up", 40, 160), ("draws", 80, 160), ("draws", 120, 160), ("draws", 160, 160)]
+    steps = [("warm-up", 40, 160), ("warm-up", 60, 160), *(("draws", done, 160) for done in (100, 140, 160))]
     assert told == [("variational start", 0, 150), *steps]
     assert set(result.seconds) == {"start", "sample", "constrain"}
     monkeypatch.setattr(inference, "variational_start", None)

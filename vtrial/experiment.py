@@ -22,6 +22,7 @@ QUICK: dict[str, Any] = {
     "fit": {
         "warmup": 150,
         "draws": 150,
+        "block": 150,
         "chains": 2,
         "svi_steps": 500,
         "gates": {

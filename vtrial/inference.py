@@ -233,10 +233,35 @@ def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[Device]) -
     return lambda states, arrays, *, length: run(jax.device_put(states, place), arrays, length=length)
 
 
+def share_adaptation(states: Any) -> Any:
+    """States that go on with the mean variances and the median step size of all chains.
+
+    Each chain learns thousands of variances from a few hundred draws, and the noise of that decides whether a
+    trajectory takes 31 or 127 steps. Nothing adapts after warm-up: what the chains share by then is fixed.
+    """
+    adapted = states.adapt_state
+    steps, variances = np.asarray(adapted.step_size), np.asarray(adapted.inverse_mass_matrix)
+    scale = np.broadcast_to(np.sqrt(variances.mean(axis=0)), variances.shape)
+    shared = adapted._replace(
+        step_size=np.full_like(steps, np.exp(np.median(np.log(steps)))),
+        inverse_mass_matrix=np.square(scale),
+        mass_matrix_sqrt=1.0 / scale,
+        mass_matrix_sqrt_inv=scale,
+    )
+    return states._replace(adapt_state=shared)
+
+
 def sample_blocks(
-    run: Callable, states: Any, arrays: Any, wanted: np.ndarray, block: int, checkpoint: Checkpoint | None = None
+    run: Callable,
+    states: Any,
+    arrays: Any,
+    wanted: np.ndarray,
+    block: int,
+    checkpoint: Checkpoint | None = None,
+    *,
+    num_warmup: int = 0,
 ) -> Iterator[Block]:
-    """Yield blocks until all iterations are made; the last may be shorter.
+    """Yield blocks until all iterations are made; the last, and the last of the warm-up, may be shorter.
 
     Parameters
     ----------
@@ -248,6 +273,8 @@ def sample_blocks(
         Iterations of a block.
     checkpoint
         Takes each block with the states after it; what it holds already is not computed again.
+    num_warmup
+        After so many iterations the chains share what they have adapted.
     """
     done = 0
     while done < len(wanted):
@@ -257,7 +284,9 @@ def sample_blocks(
             states = state_from(kept, states)
             made = Block(from_under("draws", kept), from_under("stats", kept))
         else:
-            asked = wanted[done : done + block]
+            # a block ends with the warm-up, so that the length of blocks changes no draw
+            end = num_warmup if done < num_warmup else len(wanted)
+            asked = wanted[done : min(done + block, end)]
             with held_back():
                 states, draws, stats = run(states, arrays, length=len(asked))
                 draws = {name: np.asarray(values)[:, asked] for name, values in draws.items()}
@@ -266,6 +295,8 @@ def sample_blocks(
                     parts = {**under("draws", made.draws), **under("stats", made.stats), **state_arrays(states)}
                     checkpoint.save(piece, parts)
         done += made.stats["diverging"].shape[1]
+        if done == num_warmup:
+            states = share_adaptation(states)
         yield made
 
 
@@ -356,7 +387,8 @@ def fit(
     wanted = np.zeros(total, bool)
     wanted[config.warmup + config.thin - 1 :: config.thin] = True
     # blocks of one length compile once; warm-up and draws share them
-    for block in sample_blocks(run, states, arrays, wanted, config.block, checkpoint):
+    adapted = partial(sample_blocks, num_warmup=config.warmup)
+    for block in adapted(run, states, arrays, wanted, config.block, checkpoint):
         done += block.stats["diverging"].shape[1]
         blocks.append(block)
         progress("warm-up" if done <= config.warmup else "draws", done, total)
