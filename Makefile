@@ -21,7 +21,7 @@ installed := $(VENV)/.installed-$(or $(extras),core)
 installed_dev := $(VENV)/.installed-dev$(addprefix $(comma),$(extras))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-gpu test-slurm check bench lock clean FORCE
+.PHONY: help install run test test-slow test-gpu test-slurm check docs bench lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -50,6 +50,9 @@ check: $(installed_dev) ## lint, formatting, types, direction of imports
 	$(bin)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(bin)/pyright --pythonpath $(bin)/python
 	$(bin)/lint-imports --no-cache
+
+docs: $(VENV)/.installed-docs ## the docs as a site, strictly, from disk alone: build/docs/site/index.html
+	$(bin)/python docs/build_site.py
 
 bench: $(installed_dev) ## every file of benchmarks/, one after another
 	@$(if $(BENCHMARKS),set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(bin)/python $$file; done,echo "no benchmarks yet")
