@@ -27,7 +27,6 @@ from vtrial.slurm import Cluster
 from vtrial.sweep import SweepFile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BUILD = REPOSITORY / "build" / "docs"
 #: files of the repository that are pages too
 EXTRA = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
@@ -81,7 +80,9 @@ def commands_page() -> str:
     runner = CliRunner()
 
     def told(*arguments: str) -> str:
-        shown = runner.invoke(app, [*arguments, "--help"], prog_name="vtrial", terminal_width=110, env={"COLUMNS": "110"})
+        shown = runner.invoke(
+            app, [*arguments, "--help"], prog_name="vtrial", terminal_width=110, env={"COLUMNS": "110"}
+        )
         if shown.exit_code:
             raise SystemExit(f"vtrial {' '.join(arguments)} --help: {shown.output}")
         return f"```text\n{shown.output.strip()}\n```\n"
@@ -158,7 +159,9 @@ def api_pages() -> Iterator[tuple[str, str]]:
         if parts[-1] == "__init__":
             parts.pop()
         name = ".".join(parts)
-        first = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
+        first = (
+            (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
+        )
         index.append(cells(f"[`{name}`]({name}.md)", first))
         yield f"reference/api/{name}.md", f"---\ntitle: {name}\n---\n\n# `{name}`\n\n::: {name}\n"
     yield "reference/api/index.md", "\n".join(index) + "\n"
@@ -181,16 +184,15 @@ def expanded(nav: list[Any], pages: set[str]) -> list[Any]:
     return out
 
 
-def lay_out() -> Path:
-    """Write the pages and the configuration of zensical; returns the configuration's file.
+def lay_out(build: Path) -> Path:
+    """Write the pages and the configuration of zensical into a new folder; returns the configuration's file.
 
     Raises
     ------
     SystemExit
         At a page that the navigation does not name, or a link to a file that is not there.
     """
-    shutil.rmtree(BUILD, ignore_errors=True)
-    place = BUILD / "pages"
+    place = build / "pages"
     sources = [*(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / name for name in EXTRA)]
     texts = {str(page_of(source)): relinked(source.read_text(encoding="utf-8"), source) for source in sources}
     texts |= {"reference/commands.md": commands_page(), "reference/settings.md": settings_page(), **dict(api_pages())}
@@ -210,7 +212,7 @@ def lay_out() -> Path:
         if isinstance(plugin, dict) and "mkdocstrings" in plugin:
             plugin["mkdocstrings"]["handlers"]["python"]["paths"] = [str(REPOSITORY)]
     config |= {"docs_dir": "pages", "site_dir": "site"}
-    file = BUILD / "mkdocs.yml"
+    file = build / "mkdocs.yml"
     file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file
 
@@ -220,9 +222,11 @@ FETCHED = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?
 
 def main() -> None:
     """Build, and look for anything that a page would fetch."""
-    file = lay_out()
+    build = REPOSITORY / "build" / "docs"
+    shutil.rmtree(build, ignore_errors=True)
+    file = lay_out(build)
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", str(file)], check=True)
-    site = BUILD / "site"
+    site = build / "site"
     fetching = [page for page in site.rglob("*.html") if FETCHED.search(page.read_text(encoding="utf-8"))]
     if fetching:
         raise SystemExit(f"fetches something from a network: {', '.join(str(page) for page in fetching[:5])}")
