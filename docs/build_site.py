@@ -87,7 +87,7 @@ def commands_page() -> str:
             raise SystemExit(f"vtrial {' '.join(arguments)} --help: {shown.output}")
         return f"```text\n{shown.output.strip()}\n```\n"
 
-    names = [str(one.name or one.callback.__name__) for one in app.registered_commands if one.callback]  # type: ignore[attr-defined]
+    names = [one.name or one.callback.__name__ for one in app.registered_commands if one.callback]
     head = "# Commands\n\nEvery command as `vtrial COMMAND --help` shows it.\n"
     return "\n".join([head, told(), *(f"## vtrial {name}\n\n{told(name)}" for name in names)])
 
@@ -138,8 +138,8 @@ def settings_of(title: str, found: Mapping[str, Any]) -> Iterator[str]:
 def settings_page() -> str:
     """Every key of the files that users write."""
     head = (
-        "# Settings\n\nEvery key of an experiment file, of a sweep file and of a cluster profile. `vtrial schema` writes the "
-        "first as a JSON schema for editors; `--set SECTION.KEY=VALUE` changes one on the command line.\n"
+        "# Settings\n\nEvery key of an experiment file, of a sweep file and of a cluster profile. `vtrial schema` "
+        "writes the first as a JSON schema for editors; `--set SECTION.KEY=VALUE` changes one on the command line.\n"
     )
     experiment = settings_of("Experiment file", schema())
     sweep = settings_of("Sweep file", SweepFile.model_json_schema())
@@ -159,9 +159,8 @@ def api_pages() -> Iterator[tuple[str, str]]:
         if parts[-1] == "__init__":
             parts.pop()
         name = ".".join(parts)
-        first = (
-            (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
-        )
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        first = said.split("\n\n")[0].replace("\n", " ")
         index.append(cells(f"[`{name}`]({name}.md)", first))
         yield f"reference/api/{name}.md", f"---\ntitle: {name}\n---\n\n# `{name}`\n\n::: {name}\n"
     yield "reference/api/index.md", "\n".join(index) + "\n"

@@ -1,6 +1,6 @@
 """Whatever bytes a file holds, its reader returns or raises an InputError: looked for by coverage.
 
-    python tests/fuzz/readers.py experiment|prior|table [OPTIONS OF LIBFUZZER] [FOLDER ...]
+    python tests/fuzz/readers.py experiment|table [OPTIONS OF LIBFUZZER] [FOLDER ...]
 
 The first folder takes what is found, the others are read as starts. Warnings count as faults.
 """
@@ -19,7 +19,6 @@ with atheris.instrument_imports(include=["vtrial", "yaml"]):
     from vtrial.dataset import read_dataset
     from vtrial.errors import InputError
     from vtrial.experiment import load_experiment
-    from vtrial.priors import load_priors
     from vtrial.readers import LAYOUTS
 
 CONSTANTS = {"study": "S", "tumour_type": "T"}
@@ -30,18 +29,13 @@ def experiment(file: Path, content: bytes) -> None:
     load_experiment(file, quick=len(content) % 2 == 1)
 
 
-def prior(file: Path, content: bytes) -> None:
-    """A prior file over the shipped ones."""
-    load_priors([file])
-
-
 def table(file: Path, content: bytes) -> None:
     """A table in a layout that its length chooses, so that all are tried."""
     layout = LAYOUTS[len(content) % len(LAYOUTS)]
     read_dataset(file, control=("untreated", "vehicle"), constants=CONSTANTS if layout != "long" else {}, layout=layout)
 
 
-READERS: dict[str, Callable[[Path, bytes], None]] = {"experiment": experiment, "prior": prior, "table": table}
+READERS: dict[str, Callable[[Path, bytes], None]] = {"experiment": experiment, "table": table}
 
 
 def main() -> None:
