@@ -1,4 +1,4 @@
-"""The docs: commands in blocks run or are forms, options that are mentioned exist, links lead somewhere.
+"""The docs and notebooks: commands in blocks run or are forms, options that are mentioned exist, links lead somewhere.
 
 Blocks of a page are run in their order, in a copy of the folder that the tutorial leaves: ``sh`` blocks line by line as
 `vtrial`, ``python`` blocks as they are; a block with a ``title`` is a file that is written first. A fit is made tiny by
@@ -8,6 +8,7 @@ after ``<!-- not run: REASON -->`` is left out.
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import importlib.util
 import json
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import typer
@@ -28,6 +29,7 @@ from vtrial.cli import app
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")])
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 #: pages that `make test` runs, beside the tutorial; every command of the others is run by `make test-slow`
 FAST = ("new-drug.md",)
@@ -131,18 +133,22 @@ for kind, text in json.loads(sys.stdin.read()):
 """
 
 
-def follow(steps: Sequence[tuple[str, str]], folder: Path, cache: Path) -> str:
-    """Do the steps in a folder; returns what they printed."""
-    given = {
+def environment(cache: Path) -> dict[str, str]:
+    """What makes a process compile fast and find this checkout; compiled programs go into `cache`."""
+    return {
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         "JAX_PLATFORMS": "cpu",
         "MPLBACKEND": "agg",
         "PYTHONPATH": str(REPOSITORY),
         "VTRIAL_CACHE": str(cache),
     }
+
+
+def follow(steps: Sequence[tuple[str, str]], folder: Path, cache: Path) -> str:
+    """Do the steps in a folder; returns what they printed."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER], input=json.dumps(steps), capture_output=True, text=True, cwd=folder,
-        env=os.environ | given, check=False,
+        env=os.environ | environment(cache), check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -249,3 +255,38 @@ def test_the_pages_of_the_site_are_laid_out(tmp_path: Path) -> None:
     assert config["theme"]["font"] is False and next(iter(config["nav"][0].values())) == ["index.md"]
     with pytest.raises(SystemExit, match="no such file"):
         site.relinked("[gone](gone.md)", REPOSITORY / "docs" / "model.md")
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs(notebook: Path) -> None:
+    for cell in cells(notebook):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            ast.parse("".join(cell["source"]))
+    assert cells(notebook)[0]["cell_type"] == "markdown"
+
+
+@pytest.mark.parametrize(
+    "makes_its_run", [pytest.param(False, marks=pytest.mark.long), pytest.param(True, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(
+    notebook: Path, makes_its_run: bool, followed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From top to bottom, on the run of the tutorial or on the one that it makes where it is given none."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    for name, value in environment(followed / "cache").items():
+        monkeypatch.setenv(name, value)
+    if not makes_its_run:
+        shutil.copytree(followed / "folder", tmp_path, dirs_exist_ok=True)
+        monkeypatch.setenv("VTRIAL_RUN", "runs/first")
+    read = nbformat.read(notebook, as_version=4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(read, timeout=1200, kernel_name="python3", resources=place).execute()
+    shown = [one for cell in read.cells if cell.cell_type == "code" for one in cell.outputs]
+    assert not [one for one in shown if one.output_type == "error"]
+    assert any("text/html" in one.get("data", {}) for one in shown)
