@@ -1,9 +1,10 @@
 """The docs and notebooks: commands in blocks run or are forms, options that are mentioned exist, links lead somewhere.
 
-Blocks of a page are run in their order, in a copy of the folder that the tutorial leaves: ``sh`` blocks line by line as
-`vtrial`, ``python`` blocks as they are; a block with a ``title`` is a file that is written first. A fit is made tiny by
-the ``quick`` section of the study, and commands that fit get ``--quick`` where the page asks for the whole run. A block
-after ``<!-- not run: REASON -->`` is left out.
+Blocks of a page are run in their order: the tutorial in an empty folder, by `make test`; the others in copies of the
+folder that it leaves, by `make test-slow`. ``sh`` blocks are taken line by line as `vtrial`, ``python`` blocks as they
+are; a block with a ``title`` is a file that is written first. A fit is made tiny by the ``quick`` section of the study,
+and commands that fit get ``--quick`` where the page asks for the whole run. A block after ``<!-- not run: REASON -->``
+is left out.
 """
 
 from __future__ import annotations
@@ -31,8 +32,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")])
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
-#: pages that `make test` runs, beside the tutorial; every command of the others is run by `make test-slow`
-FAST = ("new-drug.md",)
 #: loose gates and as few draws as a fit takes: what is tested is that a command runs
 TINY = {
     "fit": {
@@ -184,11 +183,8 @@ def test_the_tutorial_can_be_followed(followed: Path) -> None:
 RUN = [page for page in PAGES if page != TUTORIAL and steps_of(page)]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=pytest.mark.long if page.name in FAST else pytest.mark.slow) for page in RUN],
-    ids=lambda page: str(page.relative_to(REPOSITORY)),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_commands_of_a_page_run(page: Path, followed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(followed / "folder", folder)
