@@ -172,8 +172,8 @@ def expanded(nav: list[Any], pages: set[str]) -> list[Any]:
     for entry in nav:
         if isinstance(entry, dict):
             ((title, below),) = entry.items()
-            inside = expanded(below, pages)
-            out += [{title: inside}] if inside else []
+            inside = expanded(below if isinstance(below, list) else [below], pages)
+            out += [{title: inside if isinstance(below, list) else inside[0]}] if inside else []
             continue
         found = sorted(page for page in pages if Path(page).match(entry) and page.count("/") == entry.count("/"))
         if not found and "*" not in entry:
