@@ -207,6 +207,16 @@ def test_aliases_work_in_both_directions(tmp_path):
     assert dataset.arm_name(["VS-6063", "gemcitabine"]) == "gemcitabine-50mpk + VS-6063"
 
 
+def test_an_alias_may_be_of_a_whole_arm(tmp_path):
+    """A combination that the table calls by a name of its own, as biologists do."""
+    named = GOOD.replace("LEE011 + BYL719", "Combo").replace("BYL719 + LEE011", "Combo")
+    assert "Combo" in named
+    dataset = read(tmp_path, named, aliases={"combo": "LEE011 + BYL719"})
+    assert dataset.arms["Combo"] == dataset.arm_drugs("BYL719+LEE011") == ("BYL719", "LEE011")
+    assert dataset.arm_name(["LEE011", "BYL719"]) == "Combo"
+    assert "Combo" not in dataset.drugs and dataset.table["arm"].isin(dataset.arms).all()
+
+
 def test_unseen_arms_of_seen_drugs_resolve(tmp_path):
     text = GOOD + "S,BRCA,X-3,d,trametinib,0,100\nS,BRCA,X-3,d,trametinib,7,90\n"
     dataset = read(tmp_path, text)

@@ -62,11 +62,14 @@ def _split(arm: str, separator: str) -> list[str]:
 
 
 def parts_of(arm: str, separator: str, aliases: Mapping[str, str], control: Sequence[str]) -> list[str]:
-    """Split an arm into drugs under the names to use; controls are no drugs, so "vehicle + A" is A."""
+    """Split an arm into drugs under the names to use; controls are no drugs, so "vehicle + A" is A.
+
+    An alias may stand for a whole arm: with ``Combo: A + B`` the arm "Combo" has the drugs A and B.
+    """
     none = {fold(name) for name in control}
     if fold(arm) in none:
         return []
-    parts = [follow(part, aliases) for part in _split(arm, separator)]
+    parts = [follow(part, aliases) for part in _split(follow(arm, aliases), separator)]
     return [part for part in parts if fold(part) not in none]
 
 

@@ -124,7 +124,10 @@ class DataConfig(Section):
     )
     control: Texts = Field(default=("untreated",), min_length=1, description="names of the arms without drug")
     separator: Text = Field(default=" + ", description="text between the drugs in the name of an arm")
-    aliases: dict[Text, Text] = Field(default={}, description="other name: the drug name that the table uses")
+    aliases: dict[Text, Text] = Field(
+        default={},
+        description="other name: the drug name that the table uses; or an arm of the table: its drugs, A + B",
+    )
     detection_limit_mm3: float = Field(
         default=10.0, gt=0, description="volumes at or below are left-censored here, mm3"
     )

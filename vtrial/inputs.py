@@ -21,6 +21,8 @@ from vtrial.store import default_run_dir, file_sha256
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
 RUN_FORMAT = 3
+#: what else to do about a drug of the table that no prior knows
+UNKNOWN = ", or give its class here; a combination with a name of its own has its drugs in data.aliases (Combo: A + B)"
 DATA_SETTINGS = (
     "layout",
     "sheet",
@@ -77,7 +79,7 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
         key = f"fit.drug_classes.{drug}"
         given = experiment.fit.drug_classes.get(drug)
         if given is None:
-            drug_class[drug] = _named(experiment, key, priors.drug_class, drug)
+            drug_class[drug] = _named(experiment, key, priors.drug_class, drug, UNKNOWN)
             continue
         drug_class[drug] = given
         shipped = next((c for name, c in known_classes.items() if name.casefold() == drug.casefold()), given)
@@ -94,12 +96,12 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
     )
 
 
-def _named(experiment: Experiment, key: str, look_up: Callable[[str], Any], name: str) -> Any:
-    """Look a name up in the priors; a fault is one of the experiment file, at `key`."""
+def _named(experiment: Experiment, key: str, look_up: Callable[[str], Any], name: str, more: str = "") -> Any:
+    """Look a name up in the priors; a fault is one of the experiment file, at `key`; `more` says what else to do."""
     try:
         return look_up(name)
     except InputError as error:
-        raise InputError(error.message, file=experiment.file, key=key) from None
+        raise InputError(error.message + more, file=experiment.file, key=key) from None
 
 
 def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Priors) -> None:
