@@ -47,6 +47,20 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert new_study(tmp_path / "s").is_file() and list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
+def test_check_says_which_drugs_no_mouse_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The arms of a study that was begun from the template are easily left as they were; code names count as names."""
+    monkeypatch.chdir(tmp_path)
+    file = str(new_study(tmp_path / "s"))
+    assert cli.main(["check", file]) == 0
+    assert "no mice under" not in capsys.readouterr().out
+    drugs = "{DX-1: {dose: 1 mg, repeat: 1 d}, binimetinib: {dose: 45 mg, repeat: 1 d}}"
+    other = f"trial.cohorts.0.arms=[{{name: a, drugs: {drugs}}}]"
+    assert cli.main(["check", file, "--set", other]) == 0
+    assert "no mice under binimetinib (RAF/MEK): predicted from the class\n" in capsys.readouterr().out
+
+
 def test_the_schema_is_shown_or_written(tmp_path: Path, capsys) -> None:
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema()

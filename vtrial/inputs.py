@@ -18,6 +18,7 @@ from vtrial.experiment import fit_key, run_key
 from vtrial.model_format import FIT_FORMAT, PRIORS
 from vtrial.priors import Priors, load_priors
 from vtrial.store import default_run_dir, file_sha256
+from vtrial.table import fold
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
 RUN_FORMAT = 3
@@ -156,8 +157,22 @@ def check(experiment: Experiment) -> str:
         for arm in cohort.arms:
             for place, (drug, dosing) in enumerate(arm.drugs.items()):
                 lines.append(f"          {arm.name if place == 0 else '':40} {drug} {describe(dosing.to_dosing())}")
+    if unseen := _without_mice(inputs):
+        lines.append(f"          no mice under {', '.join(unseen)}: predicted from the class")
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")
     return "\n".join(lines)
+
+
+def _without_mice(inputs: Inputs) -> list[str]:
+    """Drugs of the trial without mice or evidence under any of their names, with their classes."""
+    priors, aliases = inputs.priors, inputs.experiment.data.aliases
+    given = {drug for cohort in inputs.experiment.trial.cohorts for arm in cohort.arms for drug in arm.drugs}
+    seen, found = {fold(drug) for drug in (*inputs.dataset.drugs, *inputs.evidence["drug"])}, []
+    for drug in sorted(given):
+        info = priors.drug(drug)
+        if not seen & {fold(name) for name in (drug, aliases.get(drug, drug), info.name, *info.code_names)}:
+            found.append(f"{drug} ({info.drug_class})")
+    return found
 
 
 def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
