@@ -204,6 +204,31 @@ def design(
         print(shown(file))
 
 
+@app.command()
+def synergy(
+    run_dir: RunDir,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where files go; default: RUN_DIR/synergy.")] = None,
+    pdx_model: Annotated[str | None, typer.Option(metavar="NAME", help="This PDX model only.")] = None,
+    arm: Annotated[str | None, typer.Option(help="This combination only.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Combination index and synergy score over days, of every PDX model with a combination and its parts alone."""
+    _check_run_folder(run_dir)
+    _devices("cpu", "cpu")
+    from vtrial.synergy import synergy_of_run
+
+    result = synergy_of_run(run_dir, out, pdx_model=pdx_model, arm=arm, level=level)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from vtrial.report.synergy import format_synergy
+
+    print(format_synergy(result, width()))
+    for file in result["files"]:
+        print(shown(file))
+
+
 @app.command(name="next-study")
 def next_study(
     run_dir: RunDir,
