@@ -91,9 +91,9 @@ def test_score_and_probability_are_those_of_a_normal_estimate():
     np.testing.assert_allclose(found.score_low[days], 2.0 - 1.96, atol=3e-3)
     np.testing.assert_allclose(found.score_high[days], 2.0 + 1.96, atol=3e-3)
     np.testing.assert_allclose(found.synergy[days], stats.norm.cdf(2.0), atol=1 / size)
-    np.testing.assert_allclose(found.index, np.exp(estimate * DAY), rtol=1e-6)
-    np.testing.assert_allclose(found.index_high, np.exp((estimate + 1.96 * error) * DAY), rtol=2e-3)
-    assert np.isnan(found.score[0]) and found.index[0] == 1.0
+    np.testing.assert_allclose(found.ratio, np.exp(estimate * DAY), rtol=1e-6)
+    np.testing.assert_allclose(found.ratio_high, np.exp((estimate + 1.96 * error) * DAY), rtol=2e-3)
+    assert np.isnan(found.score[0]) and found.ratio[0] == 1.0
 
 
 def test_an_expected_area_below_zero_counts_as_zero():
@@ -123,9 +123,9 @@ def test_more_synergy_is_a_lower_index_and_a_higher_score():
     less, more = (exponential(0.1, (0.05, 0.05), rate + rng.normal(0, 0.01, 300)) for rate in (-0.01, -0.04))
     for reference in ("bliss", "hsa"):
         a, b = (summarise_index(combination_index(curves, reference), 0.9) for curves in (less, more))
-        assert (b.index[1:] < a.index[1:]).all() and (b.score[1:] > a.score[1:]).all()
+        assert (b.ratio[1:] < a.ratio[1:]).all() and (b.score[1:] > a.score[1:]).all()
 
 
 def test_a_summary_of_equal_draws_has_no_score():
     found = summarise_index(Index(np.full((50, 2), 0.5), np.full((50, 2), -0.5)), 0.95)
-    assert np.isnan(found.score).all() and (found.index == 0.5).all() and (found.synergy == 1.0).all()
+    assert np.isnan(found.score).all() and (found.ratio == 0.5).all() and (found.synergy == 1.0).all()

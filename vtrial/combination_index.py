@@ -76,9 +76,9 @@ class Summary(NamedTuple):
 
     Attributes
     ----------
-    index, index_low, index_high : array
+    ratio, ratio_low, ratio_high : array
         Combination index.
-    ln_index_sd : array
+    ln_ratio_sd : array
         Posterior SD of its ln.
     score, score_low, score_high : array
         Synergy score of SynergyLMM, in posterior SDs; NaN on day 0, where nothing has happened.
@@ -86,10 +86,10 @@ class Summary(NamedTuple):
         Posterior probability that CI < 1.
     """
 
-    index: np.ndarray
-    index_low: np.ndarray
-    index_high: np.ndarray
-    ln_index_sd: np.ndarray
+    ratio: np.ndarray
+    ratio_low: np.ndarray
+    ratio_high: np.ndarray
+    ln_ratio_sd: np.ndarray
     score: np.ndarray
     score_low: np.ndarray
     score_high: np.ndarray
@@ -146,10 +146,10 @@ def summarise_index(draws: Index, level: float) -> Summary:
     spread = np.where(spread > 0.0, spread, np.nan)
     below, centre, above = np.quantile(draws.difference, tails, axis=0)
     return Summary(
-        index=middle,
-        index_low=low,
-        index_high=high,
-        ln_index_sd=np.log(draws.ratio).std(axis=0, ddof=1),
+        ratio=middle,
+        ratio_low=low,
+        ratio_high=high,
+        ln_ratio_sd=np.log(draws.ratio).std(axis=0, ddof=1),
         score=-centre / spread,
         score_low=-above / spread,
         score_high=-below / spread,

@@ -177,7 +177,7 @@ def synergy_table(tree: xr.DataTree, studies: list[Study], level: float) -> pd.D
                     study.tumour_type, study.pdx_model, study.arm, reference,
                     study.drugs[best_single(curves)] if reference == "hsa" else "",
                     curves.day[t], bool(curves.day[t] > study.last_day),
-                    found.index[t], found.index_low[t], found.index_high[t], found.ln_index_sd[t],
+                    found.ratio[t], found.ratio_low[t], found.ratio_high[t], found.ln_ratio_sd[t],
                     found.score[t], found.score_low[t], found.score_high[t],
                     *points[:, t], found.synergy[t], level, num_mice,
                 )

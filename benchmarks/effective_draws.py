@@ -1,0 +1,205 @@
+"""How many effective draws a second does it give to integrate the mice out?
+
+    python benchmarks/effective_draws.py [--type NSCLC] [--models 15] [--pymc PYTHON] [FILE]
+
+The same model on the same mice - the first PDX models of one tumour type, untreated and single agents, no censored
+curve - sampled by `vtrial.inference.fit`, in which the three coefficients of every mouse and the effect in every cell
+are integrated out; by NumPyro's NUTS with all of them as parameters, centred and not; and by nutpie on a PyMC model,
+where PYTHON is an interpreter that has pymc and nutpie (they are no dependency). Prior, likelihood (through the same
+sufficient statistics) and parameters of the population are the same. For each: seconds of sampling (warm-up and draws)
+and of compilation apart, largest R-hat and smallest bulk ESS of the population, and ESS a second of sampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import MCMC, NUTS, init_to_value
+
+from vtrial.config import FitConfig
+from vtrial.dataset import read_dataset
+from vtrial.diagnostics import arviz
+from vtrial.experiment import load_experiment
+from vtrial.fitting import curve_shape
+from vtrial.inference import fit
+from vtrial.inputs import read_inputs
+from vtrial.model import (
+    _mouse_level,
+    _population,
+    arrays_of,
+    build_model,
+    coefficient_covariance,
+    coefficient_mean,
+    reference_bend,
+)
+from vtrial.model_format import PRIORS
+from vtrial.panel import build_panel
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+#: what all three know, as scalars or vectors
+NAMES = (
+    "mu_ln_growth", "ln_growth_type", "omega_ln_growth", "mu_effect", "effect", "omega_effect", "mu_intercept",
+    "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "slowing", "mu_ln_sigma",
+    "omega_ln_sigma",
+)  # fmt: skip
+_compiled = [0.0]
+
+
+def _note_compilation(event: str, seconds: float, **_) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":  # tracing is nested in itself
+        _compiled[0] += seconds
+
+
+def explicit_model(panel, prior, *, centred: bool):
+    """The model of `vtrial.model` for single agents, every mouse and every cell a parameter."""
+    labels, bend = panel.labels, reference_bend(panel.shape.loss_rate)
+    num_mice = len(labels.mouse)
+
+    def model(arrays):
+        curves = arrays.curves
+        ln_growth_type, omega_growth, effect, omega_effect = _population(labels, prior, arrays)
+        with numpyro.plate("pdx_model", len(labels.pdx_model)):
+            kind = arrays.pdx_model_type
+            ln_growth = numpyro.sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
+        shared = _mouse_level(prior, jnp.mean(ln_growth))
+        mu = numpyro.sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
+        omega = numpyro.sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
+        growth = jnp.exp(ln_growth)[curves.pdx_model]
+        with numpyro.plate("mouse", num_mice):
+            ln_sigma = numpyro.sample("ln_sigma", dist.Normal(mu, omega))
+            z = numpyro.sample("cell_z", dist.Normal(0.0, 1.0))
+            rho = jnp.where(curves.treated, effect[curves.drug_type] + omega_effect[curves.drug_type] * z, 0.0)
+            mean = coefficient_mean(shared, growth, rho)
+            root = jnp.linalg.cholesky(coefficient_covariance(shared, growth, jnp.zeros_like(growth), bend))
+            if centred:
+                coefficient = numpyro.sample("coefficient", dist.MultivariateNormal(mean, scale_tril=root))
+            else:
+                w = numpyro.sample("coefficient_z", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+                coefficient = mean + jnp.einsum("sij,sj->si", root, w)
+        rest = curves.statistics[:, :3] - jnp.einsum("sij,sj->si", curves.triangle, coefficient)
+        squares = jnp.sum(rest**2, axis=-1) + curves.statistics[:, 3]
+        numpyro.factor("curves", jnp.sum(-curves.num_measurements * ln_sigma - 0.5 * squares * jnp.exp(-2 * ln_sigma)))
+
+    return model
+
+
+def judged(name: str, values: dict[str, np.ndarray], seconds: float, compiling: float) -> dict:
+    """One row: convergence of the population and effective draws a second of sampling."""
+    flat = {k: np.asarray(values[k]) for k in NAMES}
+    data = arviz.convert_to_dataset(flat)
+    rhat, ess = (np.concatenate([np.ravel(x) for x in f(data).data_vars.values()]) for f in (arviz.rhat, arviz.ess))
+    return {
+        "what": name, "sampling s": round(seconds, 1), "compiling s": round(compiling, 1),
+        "largest R-hat": round(float(rhat.max()), 3), "smallest ESS": round(float(ess.min())),
+        "ESS/s": round(float(ess.min()) / seconds, 2), "median ESS/s": round(float(np.median(ess)) / seconds, 2),
+    }  # fmt: skip
+
+
+def marginal(panel, arrays, prior, config: FitConfig) -> dict:
+    """`vtrial.inference.fit` on the marginal."""
+    _compiled[0], begun = 0.0, time.perf_counter()
+    found = fit(
+        jax.random.key(1), build_model(panel, prior), arrays, {"ln_growth": jnp.asarray(panel.initial_growth)},
+        config, NAMES, lambda *_: None, jax.devices(), ("ln_growth",),
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    # the variational start stands in for the search of a first point: it counts as sampling
+    return judged("vtrial, mice integrated out", found.values, seconds - _compiled[0], _compiled[0])
+
+
+def explicit(panel, arrays, prior, config: FitConfig, *, centred: bool) -> dict:
+    """NumPyro's own NUTS with every mouse and cell a parameter; chains on parallel devices, as vtrial's."""
+    _compiled[0], begun = 0.0, time.perf_counter()
+    first = init_to_value(values={"ln_growth": jnp.asarray(panel.initial_growth)})
+    kernel = NUTS(
+        explicit_model(panel, prior, centred=centred), init_strategy=first, target_accept_prob=config.target_accept
+    )
+    mcmc = MCMC(
+        kernel, num_warmup=config.warmup, num_samples=config.draws, num_chains=config.chains, progress_bar=False,
+        chain_method="parallel",
+    )  # fmt: skip
+    mcmc.run(jax.random.key(1), arrays)
+    values = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
+    seconds = time.perf_counter() - begun
+    name = f"NumPyro, every mouse a parameter, {'centred' if centred else 'not centred'}"
+    return judged(name, values, seconds - _compiled[0], _compiled[0])
+
+
+def with_nutpie(python: str, panel, arrays, prior, config: FitConfig) -> dict | str:
+    """The same in PyMC, sampled by nutpie in a process of its own; or why it could not be."""
+    with tempfile.TemporaryDirectory() as folder:
+        curves = panel.curves
+        priors = {
+            name: {"family": type(d).__name__, **{k: float(v) for k, v in d.get_args().items()}}
+            for name, d in prior.items()
+        }
+        np.savez(
+            f"{folder}/data.npz", statistics=curves.statistics, triangle=curves.triangle,
+            num_measurements=curves.num_measurements, pdx_model=curves.pdx_model, treated=curves.treated,
+            drug_type=curves.drug_type, drug_class=panel.drug_class, drug_type_drug=panel.drug_type_drug,
+            initial_growth=panel.initial_growth, bend=reference_bend(panel.shape.loss_rate),
+            num_classes=len(panel.labels.drug_class),
+        )  # fmt: skip
+        settings = {"priors": priors, "chains": config.chains, "warmup": config.warmup, "draws": config.draws}
+        Path(folder, "settings.json").write_text(json.dumps(settings | {"target_accept": config.target_accept}))
+        script = Path(__file__).parent / "peers" / "mice_in_pymc.py"
+        ended = subprocess.run([python, str(script), folder], capture_output=True, text=True)
+        if ended.returncode:
+            return ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else "failed"
+        timed = json.loads(ended.stdout.strip().splitlines()[-1])
+        with np.load(f"{folder}/draws.npz") as kept:
+            values = dict(kept)
+    return judged("PyMC with nutpie, every mouse a parameter", values, timed["sampling"], timed["compiling"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
+    parser.add_argument("--type", default="NSCLC")
+    parser.add_argument("--models", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--pymc", help="interpreter with pymc and nutpie")
+    chosen = parser.parse_args()
+    numpyro.set_host_device_count(2)
+    jax.monitoring.register_event_duration_secs_listener(_note_compilation)
+    overrides = [f"data.tumour_types=[{chosen.type}]", "data.single_agents_only=true"]
+    inputs = read_inputs(load_experiment(chosen.file, overrides, False))
+    used = inputs.dataset.used
+    used = used[~used["mouse_key"].isin(used.loc[used["censored"], "mouse_key"])]
+    kept = used[used["pdx_model"].isin(sorted(used["pdx_model"].unique())[: chosen.models])]
+    # one mouse a cell, so that a cell's effect can be integrated out with its mouse
+    kept = kept[kept["mouse_key"].isin(kept.drop_duplicates(["pdx_model", "arm"])["mouse_key"])]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "table.csv")
+        columns = ["study", "tumour_type", "pdx_model", "mouse", "arm", "day", "volume_mm3"]
+        kept[columns].to_csv(path, index=False)
+        dataset = read_dataset(path)
+    config = FitConfig(chains=2, warmup=chosen.warmup, draws=chosen.draws)
+    panel = build_panel(dataset, inputs.drug_class, curve_shape(config))
+    with jax.enable_x64(True):
+        arrays, prior = arrays_of(panel), inputs.priors.distributions(PRIORS)
+        print(f"{len(panel.labels.mouse)} mice of {len(panel.labels.pdx_model)} PDX models, {config.chains} chains of "
+              f"{config.warmup} + {config.draws}", flush=True)  # fmt: skip
+        print(json.dumps(marginal(panel, arrays, prior, config)), flush=True)
+        for centred in (True, False):
+            print(json.dumps(explicit(panel, arrays, prior, config, centred=centred)), flush=True)
+        if chosen.pymc is None:
+            print("PyMC with nutpie skipped: name an interpreter that has them with --pymc")
+        else:
+            print(json.dumps(with_nutpie(chosen.pymc, panel, arrays, prior, config)), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
