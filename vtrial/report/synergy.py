@@ -53,15 +53,15 @@ def synergy_image(table: pd.DataFrame) -> bytes:
     table
         Rows of synergy.csv. Beyond the last day on which every arm was measured lines are dotted.
     """
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
     studies = list(table.groupby(["pdx_model", "arm"], sort=False))
     shown = studies[:_LARGEST_PICTURE]
-    figure = blank_figure(9.0, 0.6 + 2.5 * len(shown))
+    figure = blank_figure(9.0, 0.9 + 2.6 * len(shown))
     panels = figure.subplots(len(shown), 2, squeeze=False)
     said = [str(note) for note in table["note"].unique() if note] if "note" in table else []
     if len(studies) > len(shown):
         said.append(f"the first {len(shown)} of {len(studies)} studies")
-    if said:
-        figure.suptitle("; ".join(said), color=PUBLISHED, fontsize=9, x=0.99, ha="right")
     for ((model, arm), rows), (left, right) in zip(shown, panels, strict=True):
         left.set_title(f"{model}: {arm}", fontsize=9, color=INK, loc="left", parse_math=False)
         for reference, own in rows.groupby("reference", sort=False):
@@ -70,13 +70,16 @@ def synergy_image(table: pd.DataFrame) -> bytes:
                 (left, "combination_index", "ci_low", "ci_high"),
                 (right, "synergy_score", "score_low", "score_high"),
             ):
-                axes.fill_between(own["day"], own[low], own[high], color=colour, alpha=0.12, linewidth=0)
+                axes.fill_between(own["day"], own[low], own[high], color=colour, alpha=0.10, linewidth=0)
                 seen, beyond = own[~own["beyond_data"]], own[own["beyond_data"]]
                 axes.plot(seen["day"], seen[value], "o-", color=colour, markersize=3, linewidth=1.6, label=name)
                 if len(beyond):
                     joined = own.iloc[max(len(seen) - 1, 0) :]
                     axes.plot(joined["day"], joined[value], ":", color=colour, linewidth=1.6)
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        left.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        left.yaxis.set_minor_locator(NullLocator())
         left.set_ylabel("combination index", fontsize=8.5, color=MUTED)
         right.set_ylabel("synergy score", fontsize=8.5, color=MUTED)
         for axes, nothing in ((left, 1.0), (right, 0.0)):
@@ -85,6 +88,17 @@ def synergy_image(table: pd.DataFrame) -> bytes:
             axes.grid(color=GRID, linewidth=0.8)
             plain_axes(axes)
     level = 100 * float(table["level"].iloc[0])
-    legend = panels[0, 1].legend(fontsize=7.5, frameon=False, title=f"median, {level:g} %; dotted: beyond the data")
-    legend.get_title().set_fontsize(7.5)
+    lines, names = panels[0, 0].get_legend_handles_labels()
+    title = f"median and {level:g} % interval; dotted: beyond the last day on which every arm was measured"
+    legend = figure.legend(
+        lines,
+        names,
+        loc="outside upper left",
+        ncols=len(names),
+        fontsize=8,
+        frameon=False,
+        title="\n".join([*said, title]),
+    )
+    legend.get_title().set_fontsize(8)
+    legend.get_title().set_color(PUBLISHED if said else INK)
     return png_bytes(figure)
