@@ -5,7 +5,8 @@
 Each repeat runs, one after the other in one session so that a noisy machine hits both: `vtrial fit FILE` as a process
 of its own from start to posterior on disk, with an empty compilation cache and again with a full one; and R's lme4 on
 the same rows (random lines of PDX model, drug x tumour type and mouse; maximum likelihood). Medians and ratios are
-printed. lme4 is skipped, with the reason, where there is no Rscript or no lme4 (Debian: r-cran-lme4).
+printed, where the time of each fit went, and the peak of its memory. lme4 is skipped, with the reason, where there is
+no Rscript or no lme4 (Debian: r-cran-lme4). Effective draws a second beside other samplers: `effective_draws.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,19 +35,65 @@ cat(proc.time()[["elapsed"]] - begun, as.numeric(logLik(m)), nrow(d))
 """
 
 
+#: what JAX logs of each program that it compiles, and what `vtrial fit` prints when a stage begins or goes on
+COMPILED = re.compile(r"Finished XLA compilation of (?:jit\()?([\w<>]+)\)? in ([0-9.]+) sec")
+STAGE = re.compile(
+    r"^(\d\d:\d\d:\d\d) (variational start|warm-up|draws|mice and cells|diagnostics)(?: (\d+) of (\d+))?"
+)
+
+
 def vtrial_fit(file: Path, cache: Path) -> dict:
-    """Wall time of one fit as a process of its own, what its manifest says, and the peak of its memory."""
+    """Wall time of one fit as a process of its own, what its manifest says, where its time went, its peak of memory."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "vtrial", "fit", str(file), "--out", f"{folder}/run"]
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        log = Path(folder, "stderr")
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_LOG_COMPILES": "1"}
         begun = time.perf_counter()
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY)
-        seconds = time.perf_counter() - begun
-        if ended.returncode not in (0, 3):
-            sys.exit(ended.stderr)
+        with log.open("w") as stderr:
+            process = subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr, cwd=REPOSITORY)
+            _, status, used = os.wait4(process.pid, 0)
+        seconds, process.returncode = time.perf_counter() - begun, os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 3):
+            sys.exit(log.read_text())
         fit = json.loads(Path(folder, "run", "manifest.json").read_text())["fit"]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"seconds": seconds, "stages": fit["seconds"], "gates passed": fit["passed"], "peak GiB": round(peak, 2)}
+        told = log.read_text()
+    return {
+        "seconds": seconds,
+        "where": where(told, fit["seconds"], seconds),
+        "gates passed": fit["passed"],
+        "peak GiB": round(used.ru_maxrss / 2**20, 2),
+        "processor seconds": round(used.ru_utime + used.ru_stime, 1),
+        "largest programs": largest(told),
+    }
+
+
+def where(told: str, stages: dict, seconds: float) -> dict:
+    """Seconds of each stage, compilation within it included; and the compilation of all stages together.
+
+    Warm-up ends and draws begin at the first line of a block of draws, which is one block late: its share is taken off.
+    """
+    marks = [(datetime.strptime(m[1], "%H:%M:%S"), m[2], m[3]) for m in map(STAGE.match, told.splitlines()) if m]
+    draws = [at for at, stage, _ in marks if stage == "draws"]
+    drawing = (draws[-1] - draws[0]).total_seconds() if len(draws) > 1 else 0.0
+    rest = stages["total"] - sum(stages[name] for name in ("start", "sample", "constrain"))
+    return {
+        "compilation, of all stages": round(sum(took for took, _ in _compilations(told)), 1),
+        "imports, reading": round(seconds - stages["total"], 1),
+        "variational start": stages["start"],
+        "warm-up": round(stages["sample"] - drawing, 1),
+        "draws after the first block": drawing,
+        "constrained values": stages["constrain"],
+        "mice and cells, diagnostics, writing": round(rest, 1),
+    }
+
+
+def _compilations(told: str) -> list[tuple[float, str]]:
+    return [(float(m[2]), m[1]) for m in COMPILED.finditer(told)]
+
+
+def largest(told: str) -> dict:
+    """The five programs that took longest to compile, seconds."""
+    return {name: round(took, 1) for took, name in sorted(_compilations(told), reverse=True)[:5]}
 
 
 def lme4_table(file: Path, folder: Path) -> Path:
@@ -55,7 +103,7 @@ def lme4_table(file: Path, folder: Path) -> Path:
     from vtrial.experiment import load_experiment
     from vtrial.inputs import read_inputs
 
-    used = read_inputs(load_experiment(file, (), False)).dataset.used
+    used = read_inputs(load_experiment(file)).dataset.used
     table = used[["pdx_model", "day"]].assign(
         mouse=used["mouse_key"],
         cell=used["arm"] + " | " + used["tumour_type"],
