@@ -14,6 +14,7 @@ from vtrial.dataset import Dataset, read_dataset
 from vtrial.errors import InputError
 from vtrial.experiment import load_experiment, resolved_yaml
 from vtrial.inputs import read_inputs
+from vtrial.priors import load_priors
 from vtrial.store import RunFolder
 from vtrial.synergy import COLUMNS, studies_of, study_curves, synergy_table
 
@@ -188,3 +189,9 @@ def test_a_table_that_changed_is_refused(folder, capsys, tmp_path):
     (tmp_path / "table.csv").write_text(table().replace(",207\n", ",209\n"))
     code, _, err = called(capsys, folder.path)
     assert code == 2 and "have changed since" in err
+
+
+def test_priors_of_one_study_change_one_entry(pytestconfig):
+    shipped, laid = load_priors(()), load_priors([pytestconfig.rootpath / "experiments" / "priors" / "one_study.yaml"])
+    changed = [name for name in laid.entries if laid.entries[name] != shipped.entries[name]]
+    assert changed == ["growth.mouse.ln_residual_spread"] and set(laid.entries) == set(shipped.entries)
