@@ -1,10 +1,10 @@
 """How long does a posterior over thousands of real curves take, beside a point estimate of the linear model in lme4?
 
-    python benchmarks/fit.py [--repeats 3] [FILE]
+    python benchmarks/fit.py [--repeats 3] [--empty-only] [FILE]
 
-Each repeat runs, one after the other in one session so that a noisy machine hits both: `vtrial fit FILE` as a process
-of its own from start to posterior on disk, with an empty compilation cache and again with a full one; and R's lme4 on
-the same rows (random lines of PDX model, drug x tumour type and mouse; maximum likelihood). Medians and ratios are
+Each repeat runs, one after the other in one session so that a noisy machine hits both: R's lme4 (random lines of PDX
+model, drug x tumour type and mouse; maximum likelihood), and `vtrial fit FILE` on the same rows as a process of its own
+from start to posterior on disk, with an empty compilation cache and again with a full one. Medians and ratios are
 printed, where the time of each fit went, and the peak of its memory. lme4 is skipped, with the reason, where there is
 no Rscript or no lme4 (Debian: r-cran-lme4). Effective draws a second beside other samplers: `effective_draws.py`.
 """
@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--empty-only", action="store_true", help="no second fit with a full cache")
     chosen = parser.parse_args()
     rows: dict[str, list[float]] = {
         "vtrial, empty cache": [],
@@ -141,11 +142,6 @@ def main() -> None:
         table, script = lme4_table(chosen.file, folder), folder / "fit.R"
         script.write_text(LME4)
         for repeat in range(chosen.repeats):
-            cache = folder / f"cache-{repeat}"
-            for name in ("vtrial, empty cache", "vtrial, full cache"):
-                found = vtrial_fit(chosen.file, cache)
-                rows[name].append(found.pop("seconds"))
-                print(name, f"{rows[name][-1]:.1f} s", json.dumps(found), flush=True)
             peer = lme4_fit(table, script)
             if isinstance(peer, str):
                 print(f"lme4 skipped: {peer}")
@@ -153,6 +149,11 @@ def main() -> None:
                 rows["lme4, fit"].append(peer[0])
                 rows["lme4, process"].append(peer[1])
                 print(f"lme4 {peer[0]:.1f} s, process {peer[1]:.1f} s", flush=True)
+            cache = folder / f"cache-{repeat}"
+            for name in ("vtrial, empty cache", "vtrial, full cache")[: 1 if chosen.empty_only else 2]:
+                found = vtrial_fit(chosen.file, cache)
+                rows[name].append(found.pop("seconds"))
+                print(name, f"{rows[name][-1]:.1f} s", json.dumps(found), flush=True)
     for name, seconds in rows.items():
         if seconds:
             print(f"{name:22} median {statistics.median(seconds):7.1f} s of {len(seconds)}")
