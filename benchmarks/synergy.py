@@ -39,7 +39,7 @@ data:
   control: [vehicle]
   detection_limit_mm3: {limit}
 fit:
-  target_accept: 0.98
+  target_accept: 0.99
   max_tree_depth: 10
   drug_classes: {{{classes}}}
 """
