@@ -2,7 +2,7 @@
 
     python benchmarks/residuals.py [--curves 400] [FILE]
 
-Restricted likelihood of single curves: of each curve the three coefficients (`vtrial.panel.mouse_basis`) are
+Restricted likelihood of single curves: of each curve the three coefficients (`vtrial.growth_laws.time_courses`) are
 integrated out over a flat prior and the residual scale is profiled, for a grid of days and shares of reading error.
 Printed are the gain in log units over independent residuals, and at the default the quantiles of the residual SD.
 """
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from vtrial.experiment import load_experiment
+from vtrial.growth_laws import time_courses
 from vtrial.inputs import read_inputs
 from vtrial.model_format import CurveShape
-from vtrial.panel import mouse_basis, residual_covariance
+from vtrial.panel import residual_covariance
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST = 8  # measurements of a curve
@@ -28,7 +29,7 @@ SHARES = (0.02, 0.04, 0.08, 0.25)
 def restricted(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tuple[float, float]:
     """Log restricted likelihood of one curve, up to a constant of the curve, and its residual variance."""
     root = np.linalg.cholesky(residual_covariance(day, shape))
-    white = np.linalg.solve(root, np.column_stack([mouse_basis(day, shape.loss_rate), log_volume]))
+    white = np.linalg.solve(root, np.column_stack([time_courses(day, shape), log_volume]))
     orthogonal, triangle = np.linalg.qr(white[:, :3])
     rest = white[:, 3] - orthogonal @ (orthogonal.T @ white[:, 3])
     freedom = len(day) - 3

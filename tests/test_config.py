@@ -126,7 +126,7 @@ BAD = [
     ("tumour_types: null", "detection_limit_mm3: 0", 11, ["data.detection_limit_mm3:", "greater than 0", "found 0"]),
     ("fit:\n  loss_rate", "fit:\n  los_rate", 13, ["fit.los_rate:", "did you mean 'loss_rate'"]),
     ("fit:\n", "fit: fast\nother:\n", 13, ["other:", "unknown key", "1 more"]),
-    ("loss_rate: 0.03", "growth: gompertz", 13, ["fit.growth:", "'exponential'", "found 'gompertz'"]),
+    ("loss_rate: 0.03", "growth: logistic", 13, ["fit.growth:", "'exponential' or 'gompertz'", "found 'logistic'"]),
     ("loss_rate: 0.03", "loss_rate: 0", 13, ["fit.loss_rate:", "greater than 0", "found 0"]),
     ("loss_rate: 0.03", "mouse_level: 1", 13, ["fit.mouse_level:", "must be true or false", "found 1"]),
     ("chains: 3", "chains: 0", 15, ["fit.chains:", "greater than or equal to 1", "found 0"]),
@@ -289,11 +289,12 @@ SAME_FIT_OTHER_RUN = [
     "trial.cohorts.0.arms.0.drugs.defactinib.dose=400 mg",
     "report.patients_shown=21",
 ]
-OTHER_FIT = ["fit.seed=2", "fit.loss_rate=0.02", "fit.mouse_level=true", "data.detection_limit_mm3=5",
-             "data.columns.day=time", "data.constants.passage=4", "data.single_agents_only=true"]  # fmt: skip
+OTHER_FIT = ["fit.seed=2", "fit.loss_rate=0.02", "fit.mouse_level=true", "fit.growth=gompertz",
+             "data.detection_limit_mm3=5", "data.columns.day=time", "data.constants.passage=4",
+             "data.single_agents_only=true"]  # fmt: skip
 SAME_BOTH = ["data.path=other/name.csv", "data.if_missing=ask", "fit.block=50", "fit.evidence=[moved.csv]",
              "priors=[elsewhere]", "fit.drug_classes={A: taxane}", "quick.fit.draws=77",
-             "trial.visits.every_days=56"]  # fmt: skip
+             "trial.visits.every_days=56", "fit.deceleration=0.02"]  # fmt: skip
 
 
 def test_keys_name_what_determines_the_numbers(file: Path) -> None:
@@ -307,6 +308,8 @@ def test_keys_name_what_determines_the_numbers(file: Path) -> None:
         assert changed[0] != fit and changed[1] != run, option
     for option in SAME_BOTH:
         assert keys(load_experiment(file, [option])) == (fit, run), option
+    gompertz = ["fit.growth=gompertz"]  # which alone reads the deceleration
+    assert keys(load_experiment(file, gompertz)) != keys(load_experiment(file, [*gompertz, "fit.deceleration=0.02"]))
     experiment = load_experiment(file)
     for changed in (keys(experiment, table="x"), keys(experiment, evidence="x"), keys(experiment, priors="x")):
         assert changed[0] != fit

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vtrial.growth_laws import time_courses
 from vtrial.marginal import LinearGaussianMarginal, cholesky, solve_lower
-from vtrial.panel import mouse_basis
+from vtrial.model_format import CurveShape
 
 LOSS_RATE = 0.02
 LENGTHS = (0, 1, 2, 3, 4, 7, 15)
@@ -35,7 +36,7 @@ def curves() -> Curves:
     number = 3 * len(LENGTHS)
     lengths = np.repeat(LENGTHS, 3)
     days = [np.sort(rng.choice(90, n, replace=False)).astype(float) for n in lengths]
-    basis = [mouse_basis(day, LOSS_RATE) for day in days]
+    basis = [time_courses(day, CurveShape(LOSS_RATE)) for day in days]
     root = rng.normal(size=(number, 3, 3)) * [[0.3], [0.02], [0.02]]
     loc = np.stack([rng.normal(5.4, 0.3, number), rng.normal(0.03, 0.03, number), rng.normal(0, 0.02, number)], 1)
     sigma = np.exp(rng.normal(np.log(0.15), 0.5, number))

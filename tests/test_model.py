@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer.util import log_density, unconstrain_fn
 from scipy import special, stats
+from scipy.linalg import expm
 
 from vtrial.conditional import mouse_draws
 from vtrial.dataset import Dataset, read_dataset
@@ -194,16 +195,18 @@ class Mouse(NamedTuple):
 
 def mice_of(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict[str, Mouse]:
     """Mean, slope in rho and covariance of every curve given its cell's effect, from the equations."""
-    labels = panel.labels
-    step = REFERENCE_DAYS / 100_000
-    bend = np.mean(1.0 - np.exp(-LOSS_RATE * (np.arange(100_000) + 0.5) * step))  # q(28) / 28 by the midpoint rule
+    labels, shape = panel.labels, panel.shape
+    grown, waned = (solved(np.array([REFERENCE_DAYS]), 0.0, *rates, shape)[0] for rates in ((1, 0), (0, 1)))
+    fixed = solved(np.array([REFERENCE_DAYS]), 0.0, 0.0, 0.0, shape)[0]
+    bend = (waned - fixed) / (grown - fixed)
     mice = {}
     for key, rows in dataset.used.groupby("mouse_key"):
         day = rows["day"].to_numpy()
         growth = np.exp(p["ln_growth"][labels.pdx_model.index(rows["pdx_model"].iloc[0])])
-        waning = day - (1.0 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
+        fixed = solved(day, 0.0, 0.0, 0.0, shape)
+        level, grown, waning = (solved(day, *unit, shape) - fixed for unit in np.eye(3))
         # eta, delta, zeta: the mouse's own intercept, mean rate and bend, the last two in units of growth
-        columns = np.stack([np.ones_like(day), growth * day, growth * (waning - bend * day)], 1)
+        columns = np.stack([level, growth * grown, growth * (waning - bend * grown)], 1)
         rate, bending = p["omega_mouse"], p["omega_curvature"]
         spread = np.diag([p["omega_intercept"] ** 2, rate**2, bending**2])
         spread[1, 2] = spread[2, 1] = p["curvature_correlation"] * rate * bending
@@ -211,12 +214,19 @@ def mice_of(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict
         mice[key] = Mouse(
             drugs=dataset.arms[rows["arm"].iloc[0]],
             measured=np.log(rows["volume_mm3"].to_numpy()),
-            mean=p["mu_intercept"] + growth * day - growth * p["slowing"] * waning,
-            slope=-growth * day + growth * p["loss"] * waning,
+            mean=fixed + p["mu_intercept"] * level + growth * grown - growth * p["slowing"] * waning,
+            slope=-growth * grown + growth * p["loss"] * waning,
             covariance=columns @ spread @ columns.T + sigma**2 * residual(day),
             hidden=rows["censored"].to_numpy(),
         )
     return mice
+
+
+def solved(day: np.ndarray, eta: float, s: float, c: float, shape: CurveShape) -> np.ndarray:
+    """ln volume by the exponential of a matrix: x' = s + c (1 - w) - b (x - ln 225), w' = -lambda w, x(0) = eta."""
+    slow = shape.deceleration
+    matrix = np.array([[-slow, s + c + slow * np.log(225.0), -c], [0, 0, 0], [0, 0, -shape.loss_rate]])
+    return np.array([(expm(matrix * t) @ [eta, 1.0, 1.0])[0] for t in day])
 
 
 def residual(day: np.ndarray) -> np.ndarray:
@@ -383,6 +393,15 @@ def test_density_without_combinations(tmp_path):
     with jax.enable_x64(True):
         (point,) = points_of(panel, [1])
     assert_explicit(point, dataset, panel)
+
+
+def test_density_under_gompertz_growth(tmp_path):
+    dataset = table_of(tmp_path, SMALL)
+    panel = build_panel(dataset, CLASSES, SHAPE._replace(growth="gompertz", deceleration=0.012))
+    with jax.enable_x64(True):
+        points = points_of(panel, [2, 3])
+    for point in points:
+        assert_explicit(point, dataset, panel)
 
 
 def test_log_likelihood_of_a_mouse_is_the_density_of_its_curve(small):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 from vtrial.dataset import read_dataset
 from vtrial.errors import InputError
-from vtrial.growth import basis
+from vtrial.growth_laws import time_courses
 from vtrial.model_format import CurveShape
-from vtrial.panel import MAX_CENSORED, Censored, Panel, build_panel, mouse_basis
+from vtrial.panel import MAX_CENSORED, Censored, Panel, build_panel
 
 LOSS_RATE = 0.02
 WHITE = CurveShape(LOSS_RATE, 0.0, 0.0)
@@ -82,12 +81,6 @@ def row(panel: Panel, mouse: str) -> int:
 
 def site(panel: Panel, name: str) -> int:
     return panel.labels.pdx_model_drug.index(name)
-
-
-def test_basis_on_the_host_is_that_of_growth():
-    day = np.array([0.0, 0.5, 7.0, 40.0, 300.0])
-    # float32 on the device: 2^-24 relative, a few roundings
-    np.testing.assert_allclose(mouse_basis(day, LOSS_RATE), basis(jnp.asarray(day, jnp.float32), LOSS_RATE), rtol=1e-6)
 
 
 def test_labels(panel):
@@ -172,16 +165,18 @@ def test_censored_rows_latest_first(panel, curves):
         day, volume = curves[mouse]
         low = day[volume <= 10.0][::-1]
         assert censored.present[q].tolist() == [k < len(low) for k in range(MAX_CENSORED)]
-        np.testing.assert_allclose(censored.basis[q, : len(low)], mouse_basis(low, LOSS_RATE))
+        np.testing.assert_allclose(censored.basis[q, : len(low)], time_courses(low, WHITE))
         assert not censored.basis[q, len(low) :].any()
         assert not censored.offset[q].any() and not censored.earlier[q].any() and np.all(censored.scale[q] == 1.0)
     assert (panel.curves.censored_mouse >= 0).sum() == 2
 
 
+@pytest.mark.parametrize("deceleration", [0.0, 0.013])
 @pytest.mark.parametrize("mouse", ["cc3", "ab3"])
-def test_hidden_days_one_after_the_other_are_the_dense_conditional(curves, tmp_path, mouse):
+def test_hidden_days_one_after_the_other_are_the_dense_conditional(curves, tmp_path, mouse, deceleration):
     """At any coefficients and hidden ln volumes the product of their normals is the dense one given the seen days."""
-    shape = CurveShape(LOSS_RATE, 9.0, 0.25)
+    law = "gompertz" if deceleration else "exponential"
+    shape = CurveShape(LOSS_RATE, 9.0, 0.25, law, deceleration)
     panel = build_panel(read_dataset(write(tmp_path, curves, list(MICE))), CLASSES, shape)
     q = int(panel.curves.censored_mouse[row(panel, mouse)])
     part = Censored(*(x[q] for x in panel.censored[:-1]), panel.censored.log_limit)
@@ -201,8 +196,13 @@ def test_hidden_days_one_after_the_other_are_the_dense_conditional(curves, tmp_p
         len(day)
     )
     columns = np.stack([np.ones_like(day), day, day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE], 1)
+    fixed = np.zeros_like(day)
+    if deceleration:
+        grown, waned = ((1 - np.exp(-rate * day)) / rate for rate in (deceleration, LOSS_RATE))
+        columns = [np.exp(-deceleration * day), grown, LOSS_RATE * (waned - grown) / (deceleration - LOSS_RATE)]
+        columns, fixed = np.stack(columns, 1), np.log(225.0) * (1 - np.exp(-deceleration * day))
     cross = correlation[np.ix_(low, seen)] @ np.linalg.inv(correlation[np.ix_(seen, seen)])
-    mean = columns[low] @ theta + cross @ (np.log(volume[seen]) - columns[seen] @ theta)
+    mean = fixed[low] + columns[low] @ theta + cross @ (np.log(volume[seen]) - fixed[seen] - columns[seen] @ theta)
     covariance = correlation[np.ix_(low, low)] - cross @ correlation[np.ix_(seen, low)]
     expected = stats.multivariate_normal.logpdf(hidden, mean, sigma**2 * covariance)
     np.testing.assert_allclose(total, expected, rtol=1e-9)

@@ -150,7 +150,10 @@ class Gates(Section):
 class FitConfig(Section):
     """The model and its sampler."""
 
-    growth: Literal["exponential"] = Field(default="exponential", description="law of untreated growth")
+    growth: Literal["exponential", "gompertz"] = Field(default="exponential", description="law of growth of the mice")
+    deceleration: float = Field(
+        default=0.01, gt=0, le=1, description="of gompertz growth: rate lost per ln volume gained, 1/day"
+    )
     loss_rate: float = Field(
         default=0.02, gt=0, le=1, description="rate at which effect or growth changes with time, 1/day"
     )

@@ -119,6 +119,8 @@ def fit_key(
     """
     data = experiment.data.model_dump(exclude={"path", "source", "if_missing", "synthetic"})
     fit = experiment.fit.model_dump(exclude={"gates", "block", "evidence", "drug_classes"})
+    if experiment.fit.growth == "exponential":
+        del fit["deceleration"]  # not read, so that it names no other fit
     hashes = {"table": data_sha256, "evidence": list(evidence_sha256s), "priors": priors_sha256}
     return _digest({"format": format_number, "data": data, "fit": fit, "sha256": hashes})
 

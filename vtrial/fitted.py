@@ -18,15 +18,17 @@ import pandas as pd
 from jax.scipy.special import log_ndtr
 
 from vtrial.errors import InputError
-from vtrial.model import coefficient_covariance, coefficient_mean, reference_bend, truncated_normal
-from vtrial.panel import MAX_CENSORED, mouse_basis
-from vtrial.posterior import Draws
+from vtrial.growth_laws import fixed_course, reference_bend, time_courses
+from vtrial.model import coefficient_covariance, coefficient_mean, truncated_normal
+from vtrial.panel import MAX_CENSORED
+from vtrial.posterior import Draws, shape_of
 from vtrial.table import listed, nearest
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from vtrial.dataset import Dataset
+    from vtrial.model_format import CurveShape
 
 #: draws of the hidden part of a mouse, of which one is taken by its weight
 NUM_PARTICLES = 64
@@ -40,10 +42,11 @@ class Curve(NamedTuple):
     """Measurements of one mouse, padded to T rows: what the fit saw of it."""
 
     basis: jax.Array  # [T, 3]
-    log_volume: jax.Array  # [T], 0 where not seen
+    log_volume: jax.Array  # [T] less its fixed course, 0 where not seen
     seen: jax.Array  # [T] bool
     hidden_basis: jax.Array  # [H, 3] of the censored days that enter the fit, latest first
     hidden: jax.Array  # [H] bool
+    log_limit: jax.Array  # [H] ln of the detection limit less the fixed course
 
 
 def fitted_curves(key: jax.Array, tree: xr.DataTree, dataset: Dataset, pdx_model: str) -> pd.DataFrame:
@@ -75,7 +78,7 @@ def fitted_curves(key: jax.Array, tree: xr.DataTree, dataset: Dataset, pdx_model
     if pdx_model not in models:
         message = f"no PDX model {pdx_model!r} in this fit.{nearest(pdx_model, models)} It has {listed(models)}"
         raise InputError(message, key="pdx_model")
-    loss_rate = float(tree.attrs["loss_rate"])
+    shape, log_limit = shape_of(tree), float(np.log(dataset.detection_limit_mm3))
     fitted = [str(name) for name in tree["cells"]["mouse"].to_numpy()]
     used = dataset.used
     rows = used[(used["pdx_model"] == pdx_model) & used["mouse_key"].isin(fitted)]
@@ -88,7 +91,7 @@ def fitted_curves(key: jax.Array, tree: xr.DataTree, dataset: Dataset, pdx_model
         coefficient = cells["coefficient"].to_numpy()[:, own]
     else:
         size = _ROWS * -(-int(rows["mouse_key"].value_counts().max()) // _ROWS)
-        curves = [_curve(group, loss_rate, size) for _, group in rows.groupby("mouse_key", sort=False)]
+        curves = [_curve(group, shape, log_limit, size) for _, group in rows.groupby("mouse_key", sort=False)]
         spare = -len(curves) % _MICE
         stacked = jax.tree.map(lambda *parts: np.stack(parts), *curves, *[curves[0]] * spare)
         draws = Draws(tree, index=index)
@@ -99,42 +102,41 @@ def fitted_curves(key: jax.Array, tree: xr.DataTree, dataset: Dataset, pdx_model
         effect = np.asarray(cells["effect"].to_numpy()[:, own], np.float64)
         effect = np.concatenate([effect, *[effect[:, :1]] * spare], axis=1)
         with jax.enable_x64(True):
-            coefficient = np.asarray(
-                _coefficients(
-                    key, stacked, law, growth, effect, jnp.asarray(np.log(dataset.detection_limit_mm3)),
-                    bend=reference_bend(loss_rate),
-                )
-            )  # fmt: skip
+            coefficient = np.asarray(_coefficients(key, stacked, law, growth, effect, bend=reference_bend(shape)))
     columns = ["pdx_model", "tumour_type", "arm", "mouse", "day", "volume_mm3", "censored"]
     place = pd.factorize(rows["mouse_key"])[0]
-    basis = mouse_basis(rows["day"].to_numpy(float), loss_rate)
-    log_volume = np.einsum("drk,rk->dr", coefficient[:, place].astype(float), basis)
+    day = rows["day"].to_numpy(float)
+    basis = time_courses(day, shape)
+    log_volume = fixed_course(day, shape) + np.einsum("drk,rk->dr", coefficient[:, place].astype(float), basis)
     low, median, high = np.exp(np.quantile(log_volume, [0.05, 0.5, 0.95], axis=0))
     return rows[columns].assign(fitted_median=median, q05=low, q95=high).reset_index(drop=True)
 
 
-def _curve(group: pd.DataFrame, loss_rate: float, size: int) -> Curve:
+def _curve(group: pd.DataFrame, shape: CurveShape, log_limit: float, size: int) -> Curve:
     day, below = group["day"].to_numpy(float), group["censored"].to_numpy(bool)
     basis, log_volume, seen = np.zeros((size, 3)), np.zeros(size), np.zeros(size, bool)
     count = int((~below).sum())
-    basis[:count] = mouse_basis(day[~below], loss_rate)
-    log_volume[:count], seen[:count] = np.log(group["volume_mm3"].to_numpy(float)[~below]), True
-    hidden_basis, hidden = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED, bool)
+    basis[:count] = time_courses(day[~below], shape)
+    log_volume[:count] = np.log(group["volume_mm3"].to_numpy(float)[~below]) - fixed_course(day[~below], shape)
+    seen[:count] = True
+    hidden_basis, hidden, limit = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED, bool), np.zeros(MAX_CENSORED)
     if below.any():
         # the days that the fit took: see vtrial.panel
         kept = np.unique(np.linspace(0, below.sum() - 1, MAX_CENSORED).round().astype(int))
-        hidden_basis[: len(kept)], hidden[: len(kept)] = mouse_basis(day[below][kept][::-1], loss_rate), True
-    return Curve(basis, log_volume, seen, hidden_basis, hidden)  # type: ignore[arg-type]
+        hidden_day = day[below][kept][::-1]
+        hidden_basis[: len(kept)], hidden[: len(kept)] = time_courses(hidden_day, shape), True
+        limit[: len(kept)] = log_limit - fixed_course(hidden_day, shape)
+    return Curve(basis, log_volume, seen, hidden_basis, hidden, limit)  # type: ignore[arg-type]
 
 
 @partial(jax.jit, static_argnames=("bend",))
-def _coefficients(key, curves: Curve, law, growth, effect, log_limit, *, bend: float):
+def _coefficients(key, curves: Curve, law, growth, effect, *, bend: float):
     """Draws [D, S, 3] of the coefficients of S mice; `growth` [D], `effect` [D, S]."""
 
     def of_mouse(key, curve, law, growth, effect):
         mean = coefficient_mean(law, growth[None], effect[None])[0]
         covariance = coefficient_covariance(law, growth[None], 0.0, bend)[0]
-        return _one_mouse(key, curve, mean, covariance, law["mu_ln_sigma"], law["omega_ln_sigma"], log_limit)
+        return _one_mouse(key, curve, mean, covariance, law["mu_ln_sigma"], law["omega_ln_sigma"])
 
     def of_draw(each):
         key, law, growth, effect = each
@@ -145,7 +147,7 @@ def _coefficients(key, curves: Curve, law, growth, effect, log_limit, *, bend: f
     return jax.lax.map(of_draw, (keys, law, growth, effect))
 
 
-def _one_mouse(key, curve: Curve, mean, covariance, mu_ln_sigma, omega_ln_sigma, log_limit):
+def _one_mouse(key, curve: Curve, mean, covariance, mu_ln_sigma, omega_ln_sigma):
     """One draw [3] of the coefficients of a mouse, given their normal, its measurements and what lies hidden."""
     key_sigma, key_hidden, key_pick, key_last = jax.random.split(key, 4)
     seen = curve.seen.astype(covariance.dtype)
@@ -176,7 +178,7 @@ def _one_mouse(key, curve: Curve, mean, covariance, mu_ln_sigma, omega_ln_sigma,
             row, there = curve.hidden_basis[k], curve.hidden[k]
             gain = given @ row
             scale = jnp.sqrt(row @ gain + jnp.exp(2.0 * ln_sigma))
-            bound = (log_limit - row @ at) / scale
+            bound = (curve.log_limit[k] - row @ at) / scale
             weight += jnp.where(there, log_ndtr(bound), 0.0)
             gain = jnp.where(there, gain / scale, 0.0)
             at, given = at + gain * truncated_normal(uniform[k], bound), given - gain[:, None] * gain[None, :]

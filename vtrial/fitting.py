@@ -108,7 +108,8 @@ def fit_stage(
 
 def curve_shape(config: FitConfig) -> CurveShape:
     """The constants of a curve that a configuration sets."""
-    return CurveShape(config.loss_rate, config.residual_days, config.residual_white)
+    slow = config.deceleration if config.growth == "gompertz" else 0.0
+    return CurveShape(config.loss_rate, config.residual_days, config.residual_white, config.growth, slow)
 
 
 def _regated(inputs: Inputs, folder: RunFolder, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ where ``eps_i`` is ``sigma_i`` times a process that forgets within weeks (:class
 with ``g_m`` the growth of the PDX model (log-normal about its tumour type), ``rho_ma`` the fraction of growth removed
 (normal about its drug x tumour type, drugs about their class; combinations by :func:`vtrial.treatment.combine`),
 ``delta_i`` and ``zeta_i`` the mouse, and one residual scale a mouse. ``(eta_i, s_i, c_i)`` is integrated out exactly
-(:mod:`vtrial.marginal`), and so is ``rho_ma`` wherever one mouse alone informs it.
+(:mod:`vtrial.marginal`), and so is ``rho_ma`` wherever one mouse alone informs it. Another law of growth puts other
+time courses in the place of 1, t and q (:mod:`vtrial.growth_laws`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jax.scipy.stats import norm
 
 from vtrial.evidence import Evidence
-from vtrial.growth import REFERENCE_DAYS
+from vtrial.growth_laws import reference_bend
 from vtrial.marginal import GroupedNormal, LinearGaussianMarginal, Whitened
 from vtrial.panel import Censored, Combinations, Curves, Panel, Sites
 from vtrial.treatment import combine
@@ -127,11 +127,6 @@ def coefficient_mean(shared, growth, effect):
     )
 
 
-def reference_bend(loss_rate: float) -> float:
-    """``q(T) / T`` at T = :data:`vtrial.growth.REFERENCE_DAYS`: the slope that a unit of bend adds up to by then."""
-    return 1.0 + math.expm1(-loss_rate * REFERENCE_DAYS) / (loss_rate * REFERENCE_DAYS)
-
-
 def coefficient_covariance(shared, growth, omega_effect, bend: float):
     """Covariance of ``(eta, s, c)``, [S, 3, 3]: the mouse, and the spread of the effect over PDX models.
 
@@ -203,7 +198,7 @@ def build_model(
         ``mouse_covariance`` [S, 3, 3] of ``(eta, s, c)``, and how they hang together with the effect of the mouse's
         cell. The density is the same.
     """
-    labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.shape.loss_rate)
+    labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.shape)
     num_mice, num_sites = len(labels.mouse), len(labels.pdx_model_drug)
     num_cells, num_censored = len(labels.combination_cell), len(panel.censored.mouse)
     num_shared = int((panel.combinations.shared >= 0).sum())

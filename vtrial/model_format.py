@@ -19,9 +19,11 @@ class CurveShape(NamedTuple):
     settles at.
     """
 
-    loss_rate: float = 0.02  # 1/day, of the third basis function
+    loss_rate: float = 0.02  # 1/day, of the third time course
     residual_days: float = 30.0  # days over which residuals forget; 0: all of them are independent
     residual_white: float = 0.04  # share of the residual variance, in (0, 1]
+    growth: str = "exponential"  # law of growth, a key of vtrial.growth_laws.LAWS
+    deceleration: float = 0.0  # 1/day per ln volume, of Gompertz growth
 
 
 #: priors that the model reads; their entries are part of the fit key

@@ -30,10 +30,10 @@ from scipy import special
 from vtrial.base import PatientLaw
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
-from vtrial.growth import REFERENCE_DAYS
+from vtrial.growth_laws import REFERENCE_DAYS, reference_bend, time_courses
 from vtrial.inputs import marks, read_inputs
-from vtrial.model import reference_bend
-from vtrial.posterior import Draws
+from vtrial.model_format import CurveShape
+from vtrial.posterior import Draws, shape_of
 from vtrial.store import ORR_DRAWS, RunFolder
 from vtrial.translation import plan_cohort
 from vtrial.treatment import combine
@@ -80,16 +80,18 @@ class MouseLaw(NamedTuple):
     prevalence: np.ndarray
 
 
-def mouse_law(law: PatientLaw, draws: Draws, prevalence: np.ndarray, loss_rate: float) -> MouseLaw:
+def mouse_law(law: PatientLaw, draws: Draws, prevalence: np.ndarray, shape: CurveShape) -> MouseLaw:
     """The part of a patients' law that mice inform, with the noise of mice from the same draws of the fit."""
-    bend = reference_bend(loss_rate)
+    bend = reference_bend(shape)
+    # a rate is seen through its time course: under a law that slows, through less than the days that pass
+    seen_days = float(time_courses(np.float64(REFERENCE_DAYS), shape)[1])
     names = ("mu_ln_growth", "omega_ln_growth", "effect_mean", "effect_sd", "phi", "gamma", "omega_combination")
     return MouseLaw(
         **{name: np.asarray(getattr(law, name), float) for name in names},
         omega_mouse=draws.get("omega_mouse"),
         retained=1.0 - bend * draws.get("slowing"),
         waned=1.0 - bend * draws.get("loss"),
-        sigma=np.exp(draws.get("mu_ln_sigma") + draws.get("omega_ln_sigma") ** 2),
+        sigma=np.exp(draws.get("mu_ln_sigma") + draws.get("omega_ln_sigma") ** 2) * (REFERENCE_DAYS / seen_days),
         prevalence=np.asarray(prevalence, float),
     )
 
@@ -303,7 +305,7 @@ def next_study(
         alone = cohort.model_copy(update={"arms": (chosen[1],)})
         key, _ = jax.random.split(jax.random.key(config.seed))
         plan = plan_cohort(key, alone, config.visits, draws, inputs.priors, inputs.experiment.data.aliases)
-        law = mouse_law(plan.law, draws, np.asarray(plan.prevalence), float(tree.attrs["loss_rate"]))
+        law = mouse_law(plan.law, draws, np.asarray(plan.prevalence), shape_of(tree))
         rate = data["rate"].isel(endpoint=0).sel(arm=arm, subgroup=subgroup).to_numpy().astype(float)
         patients = int(data["num_patients"].sel(subgroup=subgroup))
     table = preposterior(np.random.default_rng(seed), law, rate, patients, num_models, num_mice, repeats)

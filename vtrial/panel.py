@@ -15,6 +15,7 @@ from scipy.linalg import solve_triangular
 
 from vtrial.dataset import Dataset
 from vtrial.errors import InputError
+from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.model_format import CurveShape
 
 #: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to
@@ -39,7 +40,7 @@ class Labels(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """Sufficient statistics of S curves on the basis of :func:`vtrial.growth.basis`, and who they belong to.
+    """Sufficient statistics of S curves on the time courses of :mod:`vtrial.growth_laws`, and who they belong to.
 
     Rows with one treatment or none come first (`num_single` of them), combinations after.
     """
@@ -108,11 +109,6 @@ class Panel(NamedTuple):
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
 
 
-def mouse_basis(day: np.ndarray, loss_rate: float) -> np.ndarray:
-    """:func:`vtrial.growth.basis` in NumPy and float64, for the summaries made once on the host."""
-    return np.stack([np.ones_like(day), day, day + np.expm1(-loss_rate * day) / loss_rate], axis=-1)
-
-
 def residual_covariance(day: np.ndarray, shape: CurveShape) -> np.ndarray:
     """Covariance of the residuals of one curve over sigma^2, [T, T]; see :class:`vtrial.model_format.CurveShape`."""
     if shape.residual_days == 0.0:
@@ -128,8 +124,8 @@ def _summarise(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tu
     Curves shorter than the basis get zero rows.
     """
     root = np.linalg.cholesky(residual_covariance(day, shape))
-    columns = solve_triangular(root, mouse_basis(day, shape.loss_rate), lower=True)
-    log_volume = solve_triangular(root, log_volume, lower=True)
+    columns = solve_triangular(root, time_courses(day, shape), lower=True)
+    log_volume = solve_triangular(root, log_volume - fixed_course(day, shape), lower=True)
     size = columns.shape[1]
     orthogonal, triangle = np.linalg.qr(columns)
     z = orthogonal.T @ log_volume
@@ -148,7 +144,8 @@ def _hidden_rows(day: np.ndarray, hidden: np.ndarray, log_volume: np.ndarray, sh
     triangular factor takes the hidden days one after the other.
     """
     seen = np.setdiff1d(np.arange(len(day)), hidden)
-    covariance, columns = residual_covariance(day, shape), mouse_basis(day, shape.loss_rate)
+    covariance, columns = residual_covariance(day, shape), time_courses(day, shape)
+    fixed = fixed_course(day, shape)
     gain = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, hidden)]).T
     root = np.linalg.cholesky(covariance[np.ix_(hidden, hidden)] - gain @ covariance[np.ix_(seen, hidden)])
     scale = np.diag(root)
@@ -156,7 +153,7 @@ def _hidden_rows(day: np.ndarray, hidden: np.ndarray, log_volume: np.ndarray, sh
     number = len(hidden)
     rows, offset, earlier = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED), np.zeros((MAX_CENSORED, MAX_CENSORED))
     rows[:number] = np.linalg.solve(unit, columns[hidden] - gain @ columns[seen])
-    offset[:number] = np.linalg.solve(unit, gain @ log_volume[seen])
+    offset[:number] = np.linalg.solve(unit, gain @ (log_volume - fixed)[seen] + fixed[hidden])
     earlier[:number, :number] = np.eye(number) - np.linalg.inv(unit)
     padded_scale = np.ones(MAX_CENSORED)
     padded_scale[:number] = scale

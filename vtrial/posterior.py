@@ -161,7 +161,8 @@ def to_datatree(
 
 def shape_of(tree: xr.DataTree) -> CurveShape:
     """The constants of a curve that a posterior was fitted with."""
-    return CurveShape(*(float(tree.attrs[name]) for name in CurveShape._fields))
+    default = CurveShape()  # a posterior that says nothing of a constant is older than its second value
+    return CurveShape(*(type(value)(tree.attrs.get(name, value)) for name, value in default._asdict().items()))
 
 
 def spread_evenly(size: int, total: int) -> np.ndarray:

@@ -13,8 +13,7 @@ import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
 
 from vtrial.dataset import Dataset
-from vtrial.growth import basis
-from vtrial.model import reference_bend
+from vtrial.growth_laws import fixed_course, reference_bend, time_courses
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
@@ -84,12 +83,12 @@ def log_volume(key: Array, law: MouseLaw, growth, effect, day, shape: CurveShape
     rho = law.curvature_correlation
     intercept = law.mu_intercept + law.omega_intercept * z[0]
     bend = law.omega_curvature * (rho * z[1] + jnp.sqrt(1.0 - rho**2) * z[2])
-    rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(shape.loss_rate) * bend)
+    rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(shape) * bend)
     curvature = growth * (law.loss * effect - law.slowing + bend)
     sigma = jnp.exp(law.mu_ln_sigma + law.omega_ln_sigma * jax.random.normal(key_scale, growth.shape, jnp.float32))
-    mean = jnp.stack([intercept, rate, curvature], axis=-1) @ basis(day, shape.loss_rate).T
+    mean = jnp.stack([intercept, rate, curvature], axis=-1) @ time_courses(day, shape).T
     noise = jax.random.normal(key_noise, mean.shape, jnp.float32) @ residual_root(day, shape).T
-    return mean + sigma[:, None] * noise
+    return fixed_course(day, shape)[None] + mean + sigma[:, None] * noise
 
 
 def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]):
