@@ -8,10 +8,14 @@ as the smallest bulk ESS of the fit says, and never more than D. So
 
 Runs that share seed and posterior share their patients too, and differ by less chance than this says: what exceeds it
 is a difference of settings or data, what does not may be one too.
+
+Fits of the same curves are also compared by the PDX models that they would predict were these left out (`vtrial.loo`),
+which says what law of growth the curves prefer; runs of `vtrial fit` alone have that and no rates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -50,6 +54,8 @@ class Comparison:
         where the first run has no such row.
     settings : DataFrame
         key and one column per run: settings and inputs that are not the same in all.
+    fits : DataFrame or None
+        See :func:`vtrial.loo.compared_fits`; None where the runs do not share their curves.
     """
 
     names: tuple[str, ...]
@@ -57,6 +63,7 @@ class Comparison:
     marks: tuple[tuple[str, ...], ...]
     rates: pd.DataFrame = field(repr=False)
     settings: pd.DataFrame = field(repr=False)
+    fits: pd.DataFrame | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; NaN becomes null."""
@@ -67,6 +74,7 @@ class Comparison:
             ],
             "rates": [_plain(row) for row in self.rates.to_dict("records")],
             "settings": [_plain(row) for row in self.settings.to_dict("records")],
+            "fits": None if self.fits is None else [_plain(row) for row in _named(self.fits).to_dict("records")],
         }
 
 
@@ -76,7 +84,7 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
     Raises
     ------
     InputError
-        Fewer than two runs, a folder that is no run, a run without response rates, or runs without a common arm.
+        Fewer than two runs, a folder that is no run, some runs without response rates, or runs without a common arm.
     """
     folders = [RunFolder(path) for path in run_dirs]
     if len(folders) < 2:
@@ -89,6 +97,11 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
         for folder, manifest in zip(folders, manifests, strict=True)
     ]
     names = _names([folder.path for folder in folders])
+    settings = _settings(experiments, manifests, names)
+    said = tuple(tuple(marks(e, m)) for e, m in zip(experiments, manifests, strict=True))
+    paths, fits = tuple(folder.path for folder in folders), _fits(folders, names)
+    if fits is not None and not any(folder.exists("orr.csv") for folder in folders):
+        return Comparison(tuple(names), paths, said, pd.DataFrame(columns=[*_KEY, "run"]), settings, fits)
     frames = [
         _rates(folder, experiment).assign(run=name)
         for folder, experiment, name in zip(folders, experiments, names, strict=True)
@@ -105,9 +118,21 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
     error = (rates["error"] ** 2 + reference["error"] ** 2) ** 0.5
     rates["difference"], rates["difference_error"] = difference, error.where(other)
     rates["exceeds"] = (difference.abs() > LIMIT * error).fillna(False)
-    settings = _settings(experiments, manifests, names)
-    said = tuple(tuple(marks(e, m)) for e, m in zip(experiments, manifests, strict=True))
-    return Comparison(tuple(names), tuple(folder.path for folder in folders), said, rates, settings)
+    return Comparison(tuple(names), paths, said, rates, settings, fits)
+
+
+def _fits(folders: Sequence[RunFolder], names: Sequence[str]) -> pd.DataFrame | None:
+    """How well each fit predicts PDX models left out; None where they were not fitted to the same curves."""
+    if not all(folder.has_posterior() for folder in folders):
+        return None
+    from vtrial.loo import compared_fits
+
+    with contextlib.ExitStack() as stack:
+        trees = {n: stack.enter_context(f.open_posterior()) for n, f in zip(names, folders, strict=True)}
+        try:
+            return compared_fits(trees)
+        except InputError:
+            return None
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -193,6 +218,21 @@ def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
+def _named(fits: pd.DataFrame) -> pd.DataFrame:
+    return fits.rename_axis("run").reset_index()
+
+
+def _fit_rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    assert found.fits is not None
+    head = ["run", "growth", "log density", "difference to the best", "weight by stacking", "k-hat above 0.7"]
+    rows = []
+    for row in _named(found.fits).to_dict("records"):
+        behind = "-" if row["difference"] == 0.0 else f"{row['difference']:.1f} ± {row['difference_error']:.1f}"
+        share = f"{row['unreliable']} of {row['num_models']}"
+        rows.append([str(row["run"]), row["growth"], f"{row['elpd']:.1f}", behind, f"{row['weight']:.2f}", share])
+    return head, rows
+
+
 def _table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     head = ["tumour type", "arm", "subgroup", *found.names, *(f"{name} - {found.names[0]}" for name in found.names[1:])]
     groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
@@ -220,6 +260,10 @@ def _difference(row: Mapping[str, Any] | None) -> str:
     return f"{100 * row['difference']:+.1f} ± {100 * row['difference_error']:.1f} points, {verdict}"
 
 
+_SAID_OF_FITS = (
+    "Log density of the curves of every PDX model, were it left out, summed; differences with their standard error\n"
+    "over models. Where k-hat is above 0.7 the density of a model is not to be relied on."
+)
 _SAID = (
     "Mean and equal-tailed 90 % interval of the population's rate. Differences in points with their Monte Carlo\n"
     f"standard error; more than {LIMIT} of them is more than chance."
@@ -233,8 +277,13 @@ def comparison_text(found: Comparison) -> str:
     lines = []
     for name, path, said in zip(found.names, found.paths, found.marks, strict=True):
         lines.append(f"{name}: {path}" + (f" ({', '.join(said).upper()})" if said else ""))
-    head, cells = _table(found)
-    blocks = ["\n".join(lines), text_table("response rates", head, cells, None), _SAID]
+    blocks = ["\n".join(lines)]
+    if len(found.rates):
+        head, cells = _table(found)
+        blocks += [text_table("response rates", head, cells, None), _SAID]
+    if found.fits is not None:
+        head, cells = _fit_rows(found)
+        blocks += [text_table("fits, by PDX models left out", head, cells, None), _SAID_OF_FITS]
     if len(found.settings):
         rows = [[_short(str(cell)) for cell in row] for row in found.settings.itertuples(index=False, name=None)]
         blocks.append(text_table("what differs in settings and inputs", list(found.settings.columns), rows, None))
@@ -262,6 +311,10 @@ def comparison_page(found: Comparison) -> str:
         for name, path, said in zip(found.names, found.paths, found.marks, strict=True)
     )
     head, cells = _table(found)
+    rates = f"<h2>Response rates</h2>{table(head, cells)}<p>{html.escape(_SAID)}</p>" if len(found.rates) else ""
+    fits = ""
+    if found.fits is not None:
+        fits = f"<h2>Fits, by PDX models left out</h2>{table(*_fit_rows(found))}<p>{html.escape(_SAID_OF_FITS)}</p>"
     settings = [[str(cell) for cell in row] for row in found.settings.itertuples(index=False, name=None)]
     differs = table(list(found.settings.columns), settings) if settings else "<p>Nothing.</p>"
     return (
@@ -273,6 +326,6 @@ def comparison_page(found: Comparison) -> str:
         "main{overflow-x:auto}table{border-collapse:collapse}"
         "td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #e4e8ec;vertical-align:top}"
         "</style></head><body><main><h1>Runs side by side</h1>"
-        f"<ul>{runs}</ul><h2>Response rates</h2>{table(head, cells)}<p>{html.escape(_SAID)}</p>"
+        f"<ul>{runs}</ul>{rates}{fits}"
         f"<h2>What differs in settings and inputs</h2>{differs}</main></body></html>\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -49,6 +50,40 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         except ValueError:  # a tail of equal weights has no shape; ArviZ 0.23 gives inf
             smoothed, k = log_weights - np.logaddexp.reduce(log_weights), np.inf
     return np.asarray(smoothed, np.float64), float(k)
+
+
+def leave_one_out(log_density: xr.DataArray) -> Any:
+    """ArviZ's expected log predictive density by Pareto smoothed importance sampling, from [chain, draw, unit]."""
+    groups: dict[str, Any] = {"log_likelihood": xr.Dataset({"left_out": log_density.astype(np.float64)})}
+    held = arviz.InferenceData(**groups) if hasattr(arviz, "InferenceData") else xr.DataTree.from_dict(groups)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a large k-hat, which is told beside every density
+        return arviz.loo(held, pointwise=True, var_name="left_out", reff=1.0)
+
+
+def pointwise_elpd(found: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Log density and k-hat of every unit that was left out, from :func:`leave_one_out`."""
+    each = found.elpd_i if hasattr(found, "elpd_i") else found.loo_i
+    return np.asarray(each, float), np.asarray(found.pareto_k, float)
+
+
+def compared_elpd(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Fits by name, best first: elpd, difference to the best, its SE over the units, and the weight of stacking.
+
+    Stacking (Yao et al. 2018, Bayesian Anal 13:917) gives the mixture of fits that predicts the left out best.
+    """
+    exact: dict[str, Any] = {} if hasattr(arviz, "InferenceData") else {"round_to": "none"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        table = arviz.compare(dict(found), **exact)
+    elpd = table["elpd" if "elpd" in table else "elpd_loo"].astype(float)
+    columns = {
+        "elpd": elpd,
+        "difference": elpd - elpd.max(),
+        "difference_error": table["dse"],
+        "weight": table["weight"],
+    }
+    return pd.DataFrame(columns).astype(float)
 
 
 def summarise(posterior: xr.Dataset) -> pd.DataFrame:

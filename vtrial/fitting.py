@@ -21,6 +21,7 @@ from vtrial.errors import InputError
 from vtrial.evidence import evidence_arrays
 from vtrial.inference import fit
 from vtrial.inputs import Inputs
+from vtrial.loo import left_out_density, loo_table
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import build_panel
@@ -55,7 +56,7 @@ def fit_stage(
     panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
-    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood")
+    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "effect_site_scale")
     chosen = devices_for(fit_kind(device))
     checkpoint = Checkpoint(folder, "fit", {"fit key": inputs.fit_key, "platform": chosen[0].platform})
     with jax.enable_x64(True), jax.default_device(chosen[0]):
@@ -83,13 +84,16 @@ def fit_stage(
         "synthetic": int(experiment.data.synthetic),
         "quick": int(experiment.is_quick),
     }
-    tree = to_datatree(panel, result.values, result.stats, cells_kept, attributes, np.asarray(stopping.coefficient))
+    left_out = left_out_density(panel, result.values, result.draws)
+    values = {**result.values, "left_out_density": left_out.pdx_model}
+    tree = to_datatree(panel, values, result.stats, cells_kept, attributes, np.asarray(stopping.coefficient))
     progress("diagnostics", 0, 1)
     summary = summarise(tree["posterior"].to_dataset())
     gates = check_gates(summary, tree, config)
     folder.update_manifest({"fit": {}})  # a kill must not leave the old entry beside the new posterior
     folder.write_posterior(tree, keep_float64=POPULATION)
     folder.write_csv("diagnostics.csv", summary)
+    folder.write_csv("loo.csv", loo_table(panel, left_out))
     entry = {
         "key": inputs.fit_key,
         "passed": all(gate["passed"] for gate in gates),

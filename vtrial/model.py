@@ -245,6 +245,7 @@ def build_model(
             site_mean = site_mean + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
             site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction[:, 0, 0], 0.0))
             site_effect = deterministic("effect_site", site_mean + site_scale * site_z)
+            deterministic("effect_site_scale", site_scale)
             joint, spread = _combination_effects(labels, prior, arrays, site_effect, num_shared)
             rest = slice(num_single, None)
             cell = curves.combination_cell[rest]

@@ -24,6 +24,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "gamma": ("class_pair",),
     "effect_site": ("pdx_model_drug",),
     "log_likelihood": ("mouse",),
+    "left_out_density": ("pdx_model",),
 }
 #: the population level: what is gated strictly and what predictions read
 POPULATION = (
@@ -134,7 +135,8 @@ def to_datatree(
         {name: (dims[name], values) for name, values in cells.items()},
         coords={"mouse": labels["mouse"], "term": ["intercept", "rate", "waning"]},
     )
-    likelihood = dataset(["log_likelihood"]).rename({"log_likelihood": "curves"})
+    likelihood = dataset(["log_likelihood", "left_out_density"])
+    likelihood = likelihood.rename({"log_likelihood": "curves", "left_out_density": "pdx_models"})
     statistics = xr.Dataset(
         {
             "diverging": (("chain", "draw"), stats["diverging"]),
