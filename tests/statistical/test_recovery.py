@@ -20,7 +20,10 @@ from vtrial.priors import load_priors
 pytestmark = pytest.mark.slow
 
 LOSS_RATE = 0.02
-SHAPE = CurveShape(LOSS_RATE, 20.0, 0.1)
+SHAPES = {
+    "exponential": CurveShape(LOSS_RATE, 20.0, 0.1),
+    "gompertz": CurveShape(LOSS_RATE, 20.0, 0.1, "gompertz", 0.012),
+}
 REFERENCE_DAYS = 28.0
 DAYS = np.arange(0.0, 50.0, 4.0)
 CLASSES = {"A": "MEK", "B": "MEK", "C": "PI3K", "D": "PI3K", "E": "CDK", "F": "CDK"}
@@ -40,13 +43,27 @@ PHI, GAMMA = 0.5, 0.1
 MODELS = {"T1": 20, "T2": 20}
 
 
-def simulate(rng: np.random.Generator) -> tuple[dict[str, float], list[str]]:
+def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
+    """What ln volume is without coefficients, and per unit of level, rate and what comes back; DAYS or one day."""
+    straight, waning = day, day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
+    if shape.growth == "exponential":
+        return 0 * day, 1 + 0 * day, straight, waning
+    b = shape.deceleration
+    straight = (1 - np.exp(-b * day)) / b
+    # exp(-b (t - u)) (1 - exp(-lambda u)) by the midpoint rule, good to 1e-7 of its value
+    at = (np.arange(4000) + 0.5) / 4000 * day[:, None]
+    waning = day * np.mean(np.exp(-b * (day[:, None] - at)) * -np.expm1(-LOSS_RATE * at), axis=1)
+    return np.log(225.0) * (1 - np.exp(-b * day)), np.exp(-b * day), straight, waning
+
+
+def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, float], list[str]]:
     """Truths by "site[label]", and the lines of a table of 40 models x (control, six drugs, A + C)."""
     truth, lines = dict(TRUTH), ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
-    waning = DAYS - (1 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE
+    fixed, level, straight, waning = courses(DAYS, shape)
     process = np.exp(-np.abs(DAYS[:, None] - DAYS) / 20.0) - np.exp(-(DAYS[:, None] + DAYS) / 20.0)
     root = np.linalg.cholesky(0.9 * process + 0.1 * np.eye(len(DAYS)))
-    bend = 1 - (1 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
+    _, _, at_reference, waned = courses(np.array([REFERENCE_DAYS]), shape)
+    bend = waned / at_reference
     centre = {"A": 0.8, "B": 0.7, "C": 0.4, "D": 0.3, "E": 0.2, "F": 0.5}
     number = 0
     for kind, ln_growth in (("T1", np.log(0.05)), ("T2", np.log(0.07))):
@@ -70,22 +87,25 @@ def simulate(rng: np.random.Generator) -> tuple[dict[str, float], list[str]]:
                 correlation = TRUTH["curvature_correlation"]
                 curve = TRUTH["omega_curvature"] * (correlation * rate + np.sqrt(1 - correlation**2) * rest)
                 start = TRUTH["mu_intercept"] + TRUTH["omega_intercept"] * rng.normal()
-                own = TRUTH["omega_mouse"] * rate * DAYS + curve * (waning - bend * DAYS)
-                course = (1 - effect) * DAYS + (TRUTH["loss"] * effect - TRUTH["slowing"]) * waning
+                own = TRUTH["omega_mouse"] * rate * straight + curve * (waning - bend * straight)
+                course = (1 - effect) * straight + (TRUTH["loss"] * effect - TRUTH["slowing"]) * waning
                 sigma = np.exp(TRUTH["mu_ln_sigma"] + TRUTH["omega_ln_sigma"] * rng.normal())
-                volume = np.exp(start + growth * (course + own) + sigma * root @ rng.normal(size=len(DAYS)))
+                volume = np.exp(
+                    fixed + start * level + growth * (course + own) + sigma * root @ rng.normal(size=len(DAYS))
+                )
                 lines += [
                     f"S,{kind},{model},{model}-{arm},{arm},{d:g},{v:.6g}" for d, v in zip(DAYS, volume, strict=True)
                 ]
     return truth, lines
 
 
-def test_truths_lie_inside_their_intervals(tmp_path):
-    truth, lines = simulate(np.random.default_rng(20))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_truths_lie_inside_their_intervals(tmp_path, shape):
+    truth, lines = simulate(np.random.default_rng(20), shape)
     path = tmp_path / "table.csv"
     path.write_text("\n".join(lines) + "\n")
     dataset = read_dataset(path)
-    panel = build_panel(dataset, CLASSES, SHAPE)
+    panel = build_panel(dataset, CLASSES, shape)
     config = FitConfig(chains=2, warmup=300, draws=400, block=100, svi_steps=1000, max_tree_depth=7)
     dims = {
         "ln_growth_type": "tumour_type",

@@ -23,6 +23,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import constrain_fn
 from scipy import stats
+from scipy.linalg import expm
 
 import vtrial.model
 from vtrial.dataset import read_dataset
@@ -33,7 +34,10 @@ from vtrial.panel import Panel, build_panel
 from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
 
 LOSS_RATE = 0.05
-SHAPE = CurveShape(LOSS_RATE, 15.0, 0.2)
+SHAPES = {
+    "exponential": CurveShape(LOSS_RATE, 15.0, 0.2),
+    "gompertz": CurveShape(LOSS_RATE, 15.0, 0.2, "gompertz", 0.03),
+}
 REFERENCE_DAYS = 28.0
 SMOOTHING = 0.05
 DAYS = np.arange(0.0, 43.0, 6.0)
@@ -108,7 +112,22 @@ def combined(a: float, b: float, phi: float, gamma: float) -> float:
     return share * a + (1 - share) * b + phi * (share * add[1] + (1 - share) * add[0]) + gamma
 
 
-def simulate(rng: np.random.Generator) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
+    """What ln volume is without coefficients, and per unit of eta, s and c, by the exponential of a matrix.
+
+    x' = s + c (1 - w) - b (x - ln 225), w' = -lambda w, from x = eta and w = 1; b is 0 for exponential growth.
+    """
+
+    def solved(eta: float, s: float, c: float) -> np.ndarray:
+        slow = shape.deceleration
+        matrix = np.array([[-slow, s + c + slow * np.log(225.0), -c], [0, 0, 0], [0, 0, -shape.loss_rate]])
+        return np.array([(expm(matrix * t) @ [eta, 1.0, 1.0])[0] for t in day])
+
+    fixed = solved(0.0, 0.0, 0.0)
+    return fixed, *(solved(*unit) - fixed for unit in np.eye(3))
+
+
+def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Truths by the name of the quantity, and ln volumes by mouse."""
     p = prior_draw(rng)
     truth = {
@@ -153,8 +172,9 @@ def simulate(rng: np.random.Generator) -> tuple[dict[str, float], dict[str, np.n
         between[kind] = np.exp(rng.normal(*LOGNORMAL["growth.mouse.between_models"]))
         t |= {f"ln_growth_type[{k}]": of_type[kind], f"omega_ln_growth[{k}]": between[kind]}
 
-    waning = DAYS - (1.0 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE
-    bend = 1.0 - (1.0 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
+    fixed, level, straight, waning = courses(DAYS, shape)
+    _, _, at_reference, waned = courses(np.array([REFERENCE_DAYS]), shape)
+    bend = (waned / at_reference)[0]
     curves, cells, growths = {}, {}, {}
     for kind, model, mouse, arm in layout():
         if model not in growths:
@@ -171,14 +191,14 @@ def simulate(rng: np.random.Generator) -> tuple[dict[str, float], dict[str, np.n
         )
         start = rng.normal(t["mu_intercept"], t["omega_intercept"])
         grown = (
-            g * DAYS
-            + t["omega_mouse"] * rate * g * DAYS
-            + bending * g * (waning - bend * DAYS)
+            g * straight
+            + t["omega_mouse"] * rate * g * straight
+            + bending * g * (waning - bend * straight)
             - t["slowing"] * g * waning
         )
-        killed = rho * g * (DAYS - t["loss"] * waning)
+        killed = rho * g * (straight - t["loss"] * waning)
         sigma = np.exp(rng.normal(t["mu_ln_sigma"], t["omega_ln_sigma"]))
-        curves[mouse] = start + grown - killed + sigma * ROOT @ rng.normal(size=len(DAYS))
+        curves[mouse] = fixed + start * level + grown - killed + sigma * ROOT @ rng.normal(size=len(DAYS))
     t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
     # M0 and M1 have lone and replicated single agents behind a combination, M4 a drug that was never given alone
     t |= {"site M0 | A": cells["M0", "A"], "site M1 | A": cells["M1", "A"], "site M4 | B": cells["M4", "B"]}
@@ -193,25 +213,36 @@ class Design(NamedTuple):
 
     panel: Panel
     orthogonal: np.ndarray  # [n, 3], the same for every mouse, of curves with independent residuals
+    fixed: np.ndarray  # [n] of ln volume, whatever the coefficients
 
 
 @pytest.fixture(scope="module")
-def design(tmp_path_factory) -> Design:
+def designs(tmp_path_factory) -> dict[str, Design]:
+    return {law: designed(tmp_path_factory, shape) for law, shape in SHAPES.items()}
+
+
+@pytest.fixture(scope="module")
+def design(designs) -> Design:
+    return designs["exponential"]
+
+
+def designed(tmp_path_factory, shape: CurveShape) -> Design:
     path = tmp_path_factory.mktemp("sbc") / "table.csv"
     rng = np.random.default_rng(0)
     lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
     for kind, model, mouse, arm in layout():
         lines += [f"S,{kind},{model},{mouse},{arm},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
     path.write_text("\n".join(lines) + "\n")
-    panel = build_panel(read_dataset(path), CLASSES, SHAPE)
-    columns = np.stack([np.ones_like(DAYS), DAYS, DAYS - (1 - np.exp(-LOSS_RATE * DAYS)) / LOSS_RATE], 1)
-    orthogonal = np.linalg.solve(ROOT, columns) @ np.linalg.inv(panel.curves.triangle[0])
+    panel = build_panel(read_dataset(path), CLASSES, shape)
+    fixed, *columns = courses(DAYS, shape)
+    orthogonal = np.linalg.solve(ROOT, np.stack(columns, 1)) @ np.linalg.inv(panel.curves.triangle[0])
     assert np.allclose(orthogonal.T @ orthogonal, np.eye(3)) and np.ptp(panel.curves.triangle, axis=0).max() < 1e-12
-    return Design(panel, orthogonal)
+    return Design(panel, orthogonal, fixed)
 
 
 def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
-    measured = np.stack([np.linalg.solve(ROOT, curves[k.removeprefix("S/")]) for k in design.panel.labels.mouse])
+    raw = [curves[key.removeprefix("S/")] - design.fixed for key in design.panel.labels.mouse]
+    measured = np.linalg.solve(ROOT, np.stack(raw, 1)).T
     carried = measured @ design.orthogonal
     left = np.sum((measured - carried @ design.orthogonal.T) ** 2, axis=1)
     return np.concatenate([carried, left[:, None]], axis=1)
@@ -236,7 +267,7 @@ def flat(design: Design, sites: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, ranks [data set, quantity] in 0..KEPT, and the share of divergent draws; one program for all fits."""
     rng = np.random.default_rng(seed)
-    truths, tables = zip(*(simulate(rng) for _ in range(num_data_sets)), strict=True)
+    truths, tables = zip(*(simulate(rng, design.panel.shape) for _ in range(num_data_sets)), strict=True)
     names = sorted(truths[0])
     statistics = np.stack([statistics_of(design, curves) for curves in tables])
     with jax.enable_x64(True):
@@ -330,7 +361,7 @@ def test_the_band_knows_uniform_ranks_from_others():
 
 def test_the_generator_and_the_model_agree_on_what_is_ranked(design):
     """Every truth has a parameter of the model beside it: a quantity without ranks would never be missed."""
-    truth, curves = simulate(np.random.default_rng(1))
+    truth, curves = simulate(np.random.default_rng(1), design.panel.shape)
     assert set(curves) == {mouse for _, _, mouse, _ in layout()}
     panel = design.panel
     assert (panel.sites.mouse >= 0).sum() > 4 and (panel.combinations.shared >= 0).sum() == 2
@@ -343,15 +374,17 @@ def test_the_generator_and_the_model_agree_on_what_is_ranked(design):
 
 
 @pytest.mark.long
-def test_ranks_of_forty_data_sets_are_uniform(design):
-    names, ranks, diverging = ranks_of(design, 101, 40, 40)
+@pytest.mark.parametrize(("law", "seed"), [("exponential", 101), ("gompertz", 111)])
+def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
+    names, ranks, diverging = ranks_of(designs[law], seed, 40, 40)
     assert diverging.mean() < 0.01
     assert not outside(names, ranks)
 
 
 @pytest.mark.slow
-def test_ranks_of_two_hundred_data_sets_are_uniform(design):
-    names, ranks, diverging = ranks_of(design, 202, 200, 40)
+@pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212)])
+def test_ranks_of_two_hundred_data_sets_are_uniform(designs, law, seed):
+    names, ranks, diverging = ranks_of(designs[law], seed, 200, 40)
     assert diverging.mean() < 0.01
     assert not outside(names, ranks)
 
