@@ -51,7 +51,7 @@ def values_of(panel: Panel) -> dict[str, np.ndarray]:
     """Every site with draws of its own, chain 1 after chain 0."""
     rng = np.random.default_rng(0)
     values = {}
-    for name in (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood"):
+    for name in (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "left_out_density"):
         shape = (len(labels_of(panel, dim)) for dim in DIMS.get(name, ()))
         values[name] = rng.normal(size=(CHAINS, NUM_DRAWS, *shape))
     return values
@@ -84,7 +84,8 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
         assert posterior[name].dtype == np.float32
         np.testing.assert_allclose(posterior[name], values[name], rtol=1e-6)
     for name, dims in DIMS.items():
-        group = tree["log_likelihood"]["curves"] if name == "log_likelihood" else posterior[name]
+        short = {"log_likelihood": "curves", "left_out_density": "pdx_models"}.get(name)
+        group = tree["log_likelihood"][short] if short else posterior[name]
         assert group.dims == ("chain", "draw", *dims)
         for dim in dims:
             assert tuple(map(str, group[dim].to_numpy())) == labels_of(panel, dim)
@@ -92,6 +93,16 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
         posterior["effect"].sel(drug_type="LEE011 | CM"), values["effect"][..., 2], err_msg="found by its label"
     )
     assert tree.attrs["fit_key"] == "abc" and shape_of(tree) == CurveShape()
+
+
+def test_the_law_of_growth_is_read_back_and_absent_in_older_files(panel):
+    gompertz = CurveShape(0.03, 10.0, 0.1, "gompertz", 0.012)
+    tree = tree_of(panel)
+    tree.attrs |= gompertz._asdict()
+    assert shape_of(tree) == gompertz
+    for name in ("growth", "deceleration"):
+        del tree.attrs[name]
+    assert shape_of(tree) == gompertz._replace(growth="exponential", deceleration=0.0)
 
 
 def test_groups_of_the_file(panel, opened):

@@ -74,7 +74,7 @@ def compared_elpd(found: Mapping[str, Any]) -> pd.DataFrame:
     """
     exact: dict[str, Any] = {} if hasattr(arviz, "InferenceData") else {"round_to": "none"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore")  # of large k-hats, and of what pandas will no longer do for arviz 0.23
         table = arviz.compare(dict(found), **exact)
     elpd = table["elpd" if "elpd" in table else "elpd_loo"].astype(float)
     columns = {

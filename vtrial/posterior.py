@@ -79,7 +79,7 @@ def to_datatree(
     panel
         Gives the labels and the data of the fit.
     values
-        Constrained sites and deterministics, [chain, draw, ...].
+        Constrained sites and deterministics, [chain, draw, ...], and `left_out_density` (:mod:`vtrial.loo`).
     stats
         Sampler statistics, [chain, draw].
     cells
@@ -135,8 +135,9 @@ def to_datatree(
         {name: (dims[name], values) for name, values in cells.items()},
         coords={"mouse": labels["mouse"], "term": ["intercept", "rate", "waning"]},
     )
-    likelihood = dataset(["log_likelihood", "left_out_density"])
-    likelihood = likelihood.rename({"log_likelihood": "curves", "left_out_density": "pdx_models"})
+    densities = {"log_likelihood": "curves", "left_out_density": "pdx_models"}
+    likelihood = dataset(densities)
+    likelihood = likelihood.rename({name: short for name, short in densities.items() if name in likelihood})
     statistics = xr.Dataset(
         {
             "diverging": (("chain", "draw"), stats["diverging"]),
