@@ -4,7 +4,9 @@
 
 Restricted likelihood of single curves: of each curve the three coefficients (`vtrial.growth_laws.time_courses`) are
 integrated out over a flat prior and the residual scale is profiled, for a grid of days and shares of reading error.
-Printed are the gain in log units over independent residuals, and at the default the quantiles of the residual SD.
+Printed are the gain in log units over independent residuals, and at the default the quantiles of the residual SD and
+which law of one scale a mouse its variances follow: the same for all (Gaussian residuals), an inverse gamma (then the
+curve of a mouse is a multivariate Student t) or a log-normal, each with its parameters at their maximum.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from scipy import optimize, stats
 
 from vtrial.experiment import load_experiment
 from vtrial.growth_laws import time_courses
@@ -38,11 +41,46 @@ def restricted(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tu
     return float(-0.5 * freedom * np.log(variance) - logs), float(variance)
 
 
+def scale_laws(variance: np.ndarray, freedom: np.ndarray) -> dict[str, tuple[float, str]]:
+    """Highest log likelihood of residual variances ``sigma_i^2 chi2_f / f`` under three laws of sigma_i."""
+    node, weight = np.polynomial.hermite_e.hermegauss(41)
+    weight = np.log(weight / weight.sum())
+
+    def given(ln_sigma: np.ndarray) -> np.ndarray:
+        scale = np.exp(2.0 * ln_sigma) / freedom
+        return stats.gamma.logpdf(variance, freedom / 2.0, scale=2.0 * scale)
+
+    def one(p: np.ndarray) -> float:
+        return given(p[0] + 0 * variance).sum()
+
+    def student(p: np.ndarray) -> float:
+        ln_median, degrees = p[0], np.exp(p[1])
+        return (stats.f.logpdf(variance / np.exp(2 * ln_median), freedom, degrees) - 2 * ln_median).sum()
+
+    def log_normal(p: np.ndarray) -> float:
+        return np.logaddexp.reduce(
+            [w + given(p[0] + np.exp(p[1]) * z) for z, w in zip(node, weight, strict=True)]
+        ).sum()
+
+    found = {}
+    for name, law, start in (
+        ("the same for all", one, [-1.3]),
+        ("inverse gamma (Student t)", student, [-1.3, 1.5]),
+        ("log-normal", log_normal, [-1.3, -0.7]),
+    ):
+        best = optimize.minimize(lambda p, law=law: -law(p), start, method="Nelder-Mead")
+        last = {"inverse gamma (Student t)": "degrees of freedom", "log-normal": "SD of ln sigma"}.get(name)
+        told = f"sigma {np.exp(best.x[0]):.3f}" + (f", {last} {np.exp(best.x[1]):.2f}" if last else "")
+        found[name] = (-best.fun, told)
+    return found
+
+
 def main() -> None:
     """Print the grid, and the quantiles at the default."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
     parser.add_argument("--curves", type=int, default=400)
+    parser.add_argument("--scales-only", action="store_true", help="leave the grid of days and shares out")
     chosen = parser.parse_args()
     used = read_inputs(load_experiment(chosen.file, (), False)).dataset.used
     seen = used[~used["censored"]].sort_values(["mouse_key", "day"])
@@ -61,7 +99,7 @@ def main() -> None:
     base, independent = total(CurveShape(residual_days=0.0))
     best = (0.0, CurveShape(residual_days=0.0), independent)
     print(f"{'days':>6} " + " ".join(f"{share:>8.0%}" for share in SHARES) + "   (share of reading error)")
-    for days in DAYS[1:]:
+    for days in () if chosen.scales_only else DAYS[1:]:
         row = []
         for share in SHARES:
             shape = CurveShape(residual_days=days, residual_white=share)
@@ -73,6 +111,9 @@ def main() -> None:
     print(f"best {best[1]}, gain {best[0]:.0f}; default {CurveShape()}, gain {default - base:.0f}")
     low, middle, high = np.quantile(scale, [0.05, 0.5, 0.95])
     spread = np.log(scale).std()
+    freedom = np.array([len(curves[i][0]) - 3.0 for i in pick])
+    for name, (value, found) in scale_laws(scale**2, freedom).items():
+        print(f"scale of a mouse, {name}: log likelihood {value:.0f}, {found}")
     print(f"residual SD at the default: median {middle:.3f}, 5 % {low:.3f}, 95 % {high:.3f}, SD of its ln {spread:.2f}")
 
 

@@ -112,7 +112,7 @@ def fit_stage(
 
 def curve_shape(config: FitConfig) -> CurveShape:
     """The constants of a curve that a configuration sets."""
-    slow = config.deceleration if config.growth == "gompertz" else 0.0
+    slow = 0.0 if config.growth == "exponential" else config.deceleration
     return CurveShape(config.loss_rate, config.residual_days, config.residual_white, config.growth, slow)
 
 
