@@ -33,6 +33,7 @@ from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
 from vtrial.experiment import load_experiment
 from vtrial.fitting import curve_shape
+from vtrial.growth_laws import reference_bend
 from vtrial.inference import fit
 from vtrial.inputs import read_inputs
 from vtrial.model import (
@@ -42,7 +43,6 @@ from vtrial.model import (
     build_model,
     coefficient_covariance,
     coefficient_mean,
-    reference_bend,
 )
 from vtrial.model_format import PRIORS
 from vtrial.panel import build_panel
@@ -58,7 +58,7 @@ NAMES = (
 
 def explicit_model(panel, prior, *, centred: bool):
     """The model of `vtrial.model` for single agents, every mouse and every cell a parameter."""
-    labels, bend = panel.labels, reference_bend(panel.shape.loss_rate)
+    labels, bend = panel.labels, reference_bend(panel.shape)
     num_mice = len(labels.mouse)
 
     def model(arrays):
@@ -153,7 +153,7 @@ def with_nutpie(python: str, panel, arrays, prior, config: FitConfig) -> dict | 
             f"{folder}/data.npz", statistics=curves.statistics, triangle=curves.triangle,
             num_measurements=curves.num_measurements, pdx_model=curves.pdx_model, treated=curves.treated,
             drug_type=curves.drug_type, drug_class=panel.drug_class, drug_type_drug=panel.drug_type_drug,
-            initial_growth=panel.initial_growth, bend=reference_bend(panel.shape.loss_rate),
+            initial_growth=panel.initial_growth, bend=reference_bend(panel.shape),
             num_classes=len(panel.labels.drug_class),
         )  # fmt: skip
         settings = {"priors": priors, "chains": config.chains, "warmup": config.warmup, "draws": config.draws}

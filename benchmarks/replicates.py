@@ -3,7 +3,7 @@
     python benchmarks/replicates.py [--data FOLDER]
 
 Three replicated studies (maeve, invivoSyn, LXF A677). Per arm with three mice or more the means of the coefficients
-(`vtrial.panel.mouse_basis`) are integrated out over a flat prior; what is left is the restricted likelihood of
+(`vtrial.growth_laws.time_courses`) are integrated out over a flat prior; what is left is the restricted likelihood of
 
     Var(mouse's rate) = (omega growth)^2 + (nu kill)^2,   kill = growth of the study's controls - rate of the arm,
 
@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from vtrial.model import reference_bend
+from vtrial.growth_laws import reference_bend, time_courses
 from vtrial.model_format import CurveShape
-from vtrial.panel import mouse_basis, residual_covariance
+from vtrial.panel import residual_covariance
 
 TABLES = ("maeve_genentech", "invivosyn_combinations", "lxf_a677_erlotinib")
 #: of growth, and their correlation: posterior means of experiments/pdxe.yaml
@@ -60,7 +60,7 @@ def arms_of(folder: Path) -> list[tuple[str, float, list[list[tuple[np.ndarray, 
 
 def arm_likelihood(curves, growth: float, kill: float, omega: float, nu: float, sigma: float) -> float:
     """Log restricted likelihood of the mice of one arm."""
-    bend = reference_bend(SHAPE.loss_rate)
+    bend = reference_bend(SHAPE)
     rate, curve = (omega * growth) ** 2 + (nu * kill) ** 2, (BEND * growth) ** 2
     cross = CORRELATION * omega * growth * BEND * growth
     own = np.zeros((3, 3))
@@ -68,7 +68,7 @@ def arm_likelihood(curves, growth: float, kill: float, omega: float, nu: float, 
     own[1:, 1:] = [[rate - 2 * bend * cross + bend**2 * curve, cross - bend * curve], [cross - bend * curve, curve]]
     logs, information, score, square, number = 0.0, np.zeros((3, 3)), np.zeros(3), 0.0, 0
     for day, y in curves:
-        basis = mouse_basis(day, SHAPE.loss_rate)
+        basis = time_courses(day, SHAPE)
         covariance = sigma**2 * residual_covariance(day, SHAPE) + basis @ own @ basis.T
         root = np.linalg.cholesky(covariance)
         x, z = np.linalg.solve(root, basis), np.linalg.solve(root, y)

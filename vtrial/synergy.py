@@ -26,9 +26,9 @@ from vtrial.combination_index import (
 )
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
+from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.inputs import marks, read_inputs
 from vtrial.model import coefficient_mean
-from vtrial.panel import mouse_basis
 from vtrial.posterior import Draws, shape_of
 from vtrial.store import RunFolder, whole
 from vtrial.table import listed, nearest
@@ -140,17 +140,17 @@ def study_curves(tree: xr.DataTree, study: Study) -> StudyCurves:
     effect = cells["effect"].to_numpy()
     model = draws.labels("pdx_model").index(study.pdx_model)
     growth = np.exp(np.asarray(draws.get("ln_growth"), np.float64)[:, model])
-    law = {name: np.asarray(draws.get(name), np.float64) for name in ("loss", "slowing")}
-    law["mu_intercept"] = np.zeros(draws.size)  # relative to day 0
+    law = {name: np.asarray(draws.get(name), np.float64) for name in ("mu_intercept", "loss", "slowing")}
     grid = np.arange(0.0, study.days[-1] + _STEP_DAYS, _STEP_DAYS)
     day = np.union1d(grid[grid <= study.days[-1]], study.days)
-    basis = mouse_basis(day, shape_of(tree).loss_rate)
+    courses, fixed = time_courses(day, shape_of(tree)), fixed_course(day, shape_of(tree))
 
     def curve(name: str) -> np.ndarray:
         # several mice of a cell have one effect
         rho = np.asarray(effect[:, mouse[study.arms[name][0]]], np.float64)
         with jax.enable_x64(True):
-            return np.asarray(coefficient_mean(law, growth, rho)) @ basis.T
+            log_volume = np.asarray(coefficient_mean(law, growth, rho)) @ courses.T + fixed
+        return log_volume - log_volume[:, :1]  # relative to day 0
 
     singles = np.stack([curve(drug) for drug in study.drugs], axis=1)
     return StudyCurves(day, curve("control"), singles, curve("combination"))
