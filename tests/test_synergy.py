@@ -38,7 +38,11 @@ data:
   synthetic: true
   constants: {study: S, tumour_type: CRC}
 """
-LAW = {"loss": np.linspace(0.2, 0.8, DRAWS), "slowing": np.linspace(0.1, 0.3, DRAWS)}
+LAW = {
+    "loss": np.linspace(0.2, 0.8, DRAWS),
+    "slowing": np.linspace(0.1, 0.3, DRAWS),
+    "mu_intercept": np.full(DRAWS, 5.4),
+}
 LN_GROWTH = np.log([0.08, 0.05]) + np.linspace(-0.1, 0.1, DRAWS)[:, None]
 SPREAD = 0.05 * np.linspace(-1.0, 1.0, DRAWS)
 
