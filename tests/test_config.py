@@ -12,9 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from vtrial import dosing as regimens
-from vtrial.config import Dose, Dosing, Experiment, Visits, parse_dose, parse_duration
+from vtrial.config import Experiment, Visits
 from vtrial.errors import InputError
 from vtrial.experiment import QUICK, fit_key, load_experiment, load_resolved, resolved_yaml, run_key
+from vtrial.fields import Dose, parse_dose, parse_duration
+from vtrial.regimen import Dosing
 
 FULL = """\
 name: lgsoc

@@ -106,6 +106,73 @@ def test_calendar_of_short_and_several_cycles():
         dosing.calendar(AVUTOMETINIB, cycles=0)
 
 
+CHANGED = AVUTOMETINIB._replace(holds=((7, 14), (31, 32)), reductions=((35, 1.6),))
+
+
+def test_holds_and_reductions_by_hand():
+    assert dosing.doses(CHANGED, 56) == (
+        *((0, 3.2), (3, 3.2), (14, 3.2), (17, 3.2)),
+        *((28, 3.2), (35, 1.6), (38, 1.6), (42, 1.6), (45, 1.6)),
+    )
+    assert dosing.dose_days(CHANGED, 20) == (0, 3, 14, 17)
+    # planned: neither a hold nor a reduction changes what the dose is relative to
+    assert dosing.dose_rate(CHANGED) == dosing.dose_rate(AVUTOMETINIB)
+    back = BINIMETINIB._replace(reductions=((1, 15.0), (2, 45.0)))
+    assert [amount for _, amount in dosing.doses(back, 3)] == [45, 45, 15, 15, 45, 45]
+
+
+def test_treated_share_by_hand():
+    assert dosing.treated_share(AVUTOMETINIB, 0, 21) == 1.0
+    assert dosing.treated_share(AVUTOMETINIB, 21, 28) == 0.0
+    assert dosing.treated_share(AVUTOMETINIB, 14, 42) == 0.75
+    assert dosing.treated_share(CHANGED, 7, 14) == 0.0
+    assert dosing.treated_share(CHANGED, 28, 56) == 20 / 28
+    assert dosing.treated_share(DEFACTINIB._replace(start_day=10), 0, 20) == 0.5
+    assert dosing.treated_share(GEMCITABINE, 20, 28) == 1.0, "between doses the drug is on"
+
+
+def test_calendar_with_holds_and_reductions():
+    assert dosing.calendar(CHANGED).splitlines() == [
+        "3.2 mg on days 1, 4 of every 7 d, 21 d on / 7 d off, held from 7 to 14 d, held from 31 to 32 d, "
+        "1.6 mg from 35 d on",
+        "        d1  d2  d3  d4  d5  d6  d7",
+        "week 1   1   .   .   1   .   .   .",
+        "week 2   h   .   .   h   .   .   .",
+        "week 3   1   .   .   1   .   .   .",
+        "week 4   -   -   -   -   -   -   -",
+        "week 5   1   .   .   h   .   .   .",
+        "week 6  1r   .   .  1r   .   .   .",
+        "number: doses that day; . no dose; - day off; h held; r reduced dose",
+    ]
+    said = dosing.describe(DEFACTINIB._replace(intensity=0.8, missed=0.05))
+    assert said.endswith("21 d on / 7 d off, 80 % of the planned dose given, 5 % of doses missed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "example"),
+    [
+        ({"holds": ((14, 7),)}, "holds: got 14 to 7 d", "holds: [{start: 28 d, length: 14 d}]"),
+        ({"holds": ((0, 7), (5, 9))}, "holds: got 5 to 9 d", "holds: [{start: 28 d, length: 14 d}]"),
+        (
+            {"reductions": ((7, 4.0),)},
+            "reductions: got 4 mg; allowed is a dose above 0 and up to the planned 3.2",
+            "1.6",
+        ),
+        (
+            {"reductions": ((7, 1.0), (7, 2.0))},
+            "reductions: got start 7 d",
+            "reductions: [{start: 56 d, dose: 1.6 mg}]",
+        ),
+        ({"intensity": 0.0}, "intensity: got 0.0; allowed is given over planned dose", "intensity: 0.8"),
+        ({"missed": 1.0}, "missed: got 1.0; allowed is a probability", "missed: 0.05"),
+    ],
+)
+def test_wrong_changes_say_what_is_allowed_with_an_example(changes, message, example):
+    with pytest.raises(ValueError) as caught:
+        dosing.check_dosing(AVUTOMETINIB._replace(**changes))
+    assert str(caught.value).startswith(message) and example in str(caught.value)
+
+
 @pytest.mark.parametrize("regimen", REGIMENS.values(), ids=REGIMENS)
 def test_calendar_shows_every_dose(regimen):
     cells = "".join(line[6:] for line in dosing.calendar(regimen, cycles=3).splitlines()[2:-1]).split()
@@ -157,6 +224,7 @@ def test_dose_days_and_edges_refuse_what_never_ends():
 def test_segment_edges_by_hand():
     edges = dosing.segment_edges([30.0], [AVUTOMETINIB, BINIMETINIB], max_days=10.0)
     assert edges == (0, 7, 14, 21, 28, 30)
+    assert dosing.segment_edges([50], [CHANGED], max_days=100.0) == (0, 7, 14, 21, 28, 31, 32, 35, 49, 50)
     late = GEMCITABINE._replace(start_day=3)
     assert dosing.segment_edges([10, 16], [late], max_days=100.0) == (0, 3, 10, 16)
 

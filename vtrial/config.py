@@ -7,99 +7,24 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
     PrivateAttr,
-    WithJsonSchema,
     model_validator,
 )
 
-from vtrial import dosing
+from vtrial.fields import Count, Scalar, Section, Seed, Share, Text, Texts, listed
+from vtrial.regimen import Dosing
 from vtrial.yamlfile import fault, nearest
 
 #: how a table may be laid out; `vtrial.readers` says what each is
 Layout = Literal["long", "wide", "pdxe", "invivosyn", "chi"]
 DEFAULT_TRIAL_SIZE = 50
 MAX_VISITS = 400
-_DAYS_PER = {"h": 1 / 24, "d": 1.0, "day": 1.0, "days": 1.0, "wk": 7.0, "week": 7.0, "weeks": 7.0}
-_DOSE_UNITS = {
-    f"{mass}{per}": (factor, f"mg{per}")
-    for mass, factor in {"mg": 1.0, "g": 1000.0, "ug": 0.001}.items()
-    for per in ("", "/m2", "/kg")
-}
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z][A-Za-z0-9/]*)\s*\Z", re.ASCII)
-
-
-class Dose(NamedTuple):
-    """An amount of drug per administration: ``value`` in ``unit`` mg, mg/m2 or mg/kg."""
-
-    value: float
-    unit: str
-
-    def __str__(self) -> str:
-        """Write the dose as a file does."""
-        return f"{_number(self.value)} {self.unit}"
-
-
-def parse_dose(text: object) -> Dose:
-    """Read ``3.2 mg``, ``1000 mg/m2`` or ``2 mg/kg`` (also g and ug, turned into mg)."""
-    match = _QUANTITY.match(text) if isinstance(text, str) else None
-    factor, unit = _DOSE_UNITS.get(match[2], (0.0, "")) if match else (0.0, "")
-    value = float(match[1]) * factor if match else 0.0
-    if not 0.0 < value < 1e9:
-        allowed = f"units are {', '.join(_DOSE_UNITS)}"
-        raise ValueError(f"must be a dose above 0 with its unit, such as '3.2 mg' or '1000 mg/m2' ({allowed})")
-    return Dose(value, unit)
-
-
-def parse_duration(text: object) -> float:
-    """Read ``7 d``, ``12 h`` or ``3 wk`` as days."""
-    match = _QUANTITY.match(text) if isinstance(text, str) else None
-    if match is None or match[2] not in _DAYS_PER or float(match[1]) > 1e6:
-        raise ValueError(f"must be a duration with its unit, such as '7 d' (units are {', '.join(_DAYS_PER)})")
-    return float(match[1]) * _DAYS_PER[match[2]]
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value!r}"
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _scalar(value: object) -> str | int | float | bool:
-    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError("must be one text or number")
-    return value
-
-
-_listed = BeforeValidator(_as_tuple)
-_written_duration = PlainSerializer(lambda days: f"{_number(days)} d", return_type=str, when_used="unless-none")
-_text_schema = WithJsonSchema({"type": "string"})
-Duration = Annotated[float, BeforeValidator(parse_duration), _written_duration, _text_schema]
-DoseText = Annotated[Dose, PlainValidator(parse_dose), PlainSerializer(str, return_type=str), _text_schema]
-Scalar = Annotated[str | int | float | bool, PlainValidator(_scalar)]
-Text = Annotated[str, Field(min_length=1, max_length=10_000)]
-Texts = Annotated[tuple[Text, ...], _listed]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, no silent conversions, finite numbers only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -214,54 +139,6 @@ class Visits(Section):
         return first + tuple(range(first[-1] + self.then_every_days, self.until_days + 1, self.then_every_days))
 
 
-class Dosing(Section):
-    """Dose and schedule of one drug: ``days`` of each ``repeat``, for the first ``on`` of each ``cycle``."""
-
-    dose: DoseText = Field(description="amount per administration, such as 3.2 mg")
-    times_per_day: int = Field(default=1, ge=1, le=24, description="administrations on a dosing day")
-    days: Annotated[tuple[int, ...] | None, _listed] = Field(
-        default=None, min_length=1, description="dosing days within each repeat, counted from 1; null for the first"
-    )
-    repeat: Duration = Field(gt=0, description="period of the schedule, such as 7 d")
-    on: Duration | None = Field(default=None, gt=0, description="treated part at the head of each cycle, such as 21 d")
-    cycle: Duration | None = Field(default=None, gt=0, description="length of a cycle, such as 28 d")
-    start: Duration = Field(default=0.0, description="time of the first dose after the start of the trial, such as 0 d")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Dosing:
-        for key in ("repeat", "on", "cycle", "start"):
-            if (getattr(self, key) or 0.0) % 1.0:
-                raise fault("must be whole days; for several doses within a day use times_per_day", key)
-        for index, day in enumerate(self.days or ()):
-            if not 1 <= day <= self.repeat:
-                raise fault(f"must be a day in 1..{_number(self.repeat)} (1 to repeat)", "days", index)
-        if self.days is not None and list(self.days) != sorted(set(self.days)):
-            raise fault("must be in increasing order without doubles", "days")
-        if (self.on is None) != (self.cycle is None):
-            raise fault("on and cycle must be given together", "on" if self.cycle is None else "cycle")
-        if self.on is not None and self.cycle is not None and (self.on > self.cycle or self.on % self.repeat):
-            raise fault("must be a multiple of repeat and not above cycle", "on")
-        try:
-            dosing.check_dosing(self.to_dosing())
-        except ValueError as error:
-            key, _, message = str(error).partition(": ")
-            raise fault(message, key) from None
-        return self
-
-    def to_dosing(self) -> dosing.Dosing:
-        """The regimen as the simulation takes it, in days."""
-        return dosing.Dosing(
-            amount=self.dose.value,
-            unit=self.dose.unit,
-            times_per_day=self.times_per_day,
-            days=self.days or (1,),
-            repeat_days=int(self.repeat),
-            on_days=None if self.on is None else int(self.on),
-            cycle_days=None if self.cycle is None else int(self.cycle),
-            start_day=int(self.start),
-        )
-
-
 class Observed(Section):
     """Published counts, shown beside the prediction and never read by the simulation."""
 
@@ -282,7 +159,7 @@ class Arm(Section):
 
     name: Text = Field(description="name of the arm in every output")
     drugs: dict[Text, Dosing] = Field(min_length=1, description="drug: dose and schedule")
-    observed: Annotated[tuple[Observed, ...], _listed] = Field(default=(), description="published counts")
+    observed: Annotated[tuple[Observed, ...], listed] = Field(default=(), description="published counts")
     num_patients: Count | None = Field(default=None, description="size of the predictive trial; null for that observed")
 
     @model_validator(mode="after")
@@ -317,7 +194,7 @@ class Cohort(Section):
     tumour_type: Text = Field(description="tumour type, as the table or the evidence spells it")
     label: Text | None = Field(default=None, description="longer name for outputs")
     subgroups: dict[Text, Subgroup] = Field(default={}, description="subgroup: prevalence and covariates")
-    arms: Annotated[tuple[Arm, ...], _listed] = Field(min_length=1, description="list of arms")
+    arms: Annotated[tuple[Arm, ...], listed] = Field(min_length=1, description="list of arms")
 
     @model_validator(mode="after")
     def _consistent(self) -> Cohort:
@@ -349,7 +226,7 @@ class TrialConfig(Section):
         default="1.1", description="version of RECIST"
     )
     visits: Visits = Field(default=Visits(), description="days of tumour assessment")
-    cohorts: Annotated[tuple[Cohort, ...], _listed] = Field(default=(), description="list of cohorts")
+    cohorts: Annotated[tuple[Cohort, ...], listed] = Field(default=(), description="list of cohorts")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrialConfig:

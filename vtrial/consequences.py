@@ -13,11 +13,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vtrial.config import Arm, Cohort, Dosing, Experiment
+from vtrial.config import Arm, Cohort, Experiment
 from vtrial.mouse_prior import PriorDraws
 from vtrial.priors import Entry, Priors
 from vtrial.published import VISITS, arms_alone
 from vtrial.rates import response_rates
+from vtrial.regimen import Dosing
 from vtrial.translation import PriorSampler, plan_cohort
 from vtrial.trial import simulate
 

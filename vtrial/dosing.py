@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-_EXAMPLE = "for example {dose: 3.2 mg, days: [1, 4], repeat: 7 d, on: 21 d, cycle: 28 d}"
+EXAMPLE = "for example {dose: 3.2 mg, days: [1, 4], repeat: 7 d, on: 21 d, cycle: 28 d}"
+_HOLDS = "for example holds: [{start: 28 d, length: 14 d}]"
+_REDUCTIONS = "for example reductions: [{start: 56 d, dose: 1.6 mg}]"
 _TIMES_A_DAY = {1: "once", 2: "twice", 3: "three times", 4: "four times"}
 
 
@@ -36,6 +38,15 @@ class Dosing(NamedTuple):
         Days on treatment at the start of each cycle, and length of the cycle. Both or neither.
     start_day : int
         Day of the study (0 = start of treatment) that is day 1 of the regimen.
+    holds : tuple of (int, int)
+        Study days from which, and up to which, no dose is given; the calendar goes on meanwhile.
+    reductions : tuple of (int, float)
+        Study day from which another amount is given, and that amount; up to the planned one.
+    intensity : float or None
+        Relative dose intensity: what patients are given on average over what is planned, beyond holds and reductions
+        written here. None where the regimen does not say.
+    missed : float or None
+        Mean over patients of the probability that a patient misses a dose. None where the regimen does not say.
     """
 
     amount: float
@@ -46,6 +57,10 @@ class Dosing(NamedTuple):
     on_days: int | None = None
     cycle_days: int | None = None
     start_day: int = 0
+    holds: tuple[tuple[int, int], ...] = ()
+    reductions: tuple[tuple[int, float], ...] = ()
+    intensity: float | None = None
+    missed: float | None = None
 
 
 def check_dosing(dosing: Dosing) -> Dosing:
@@ -83,7 +98,31 @@ def check_dosing(dosing: Dosing) -> Dosing:
             raise _wrong("on", f"{dosing.on_days} d", f"no more than the cycle of {dosing.cycle_days} d")
         if dosing.on_days % dosing.repeat_days:
             raise _wrong("on", f"{dosing.on_days} d", f"a multiple of the repeat of {dosing.repeat_days} d")
+    _check_changes(dosing)
     return dosing
+
+
+def _check_changes(dosing: Dosing) -> None:
+    """Holds, reductions, intensity and missed doses."""
+    free = 0
+    for begin, end in dosing.holds:
+        if not (_is_whole(begin) and _is_whole(end) and free <= begin < end):
+            raise _wrong("holds", f"{begin} to {end} d", "whole days, each after the one before", _HOLDS)
+        free = end
+    last = -1
+    for begin, amount in dosing.reductions:
+        if not _is_whole(begin) or begin <= last:
+            raise _wrong("reductions", f"start {begin} d", "whole days, each later than the one before", _REDUCTIONS)
+        if not 0 < amount <= dosing.amount:
+            planned = f"a dose above 0 and up to the planned {dosing.amount:g} {dosing.unit}"
+            raise _wrong("reductions", f"{amount:g} {dosing.unit}", planned, _REDUCTIONS)
+        last = begin
+    if dosing.intensity is not None and not 0 < dosing.intensity <= 1.5:
+        what = "given over planned dose, above 0 and up to 1.5"
+        raise _wrong("intensity", dosing.intensity, what, "for example intensity: 0.8")
+    if dosing.missed is not None and not 0 <= dosing.missed < 1:
+        what = "a probability from 0 to below 1"
+        raise _wrong("missed", dosing.missed, what, "for example missed: 0.05")
 
 
 def dose_days(dosing: Dosing, until_day: float | int) -> tuple[float, ...]:
@@ -106,6 +145,14 @@ def dose_days(dosing: Dosing, until_day: float | int) -> tuple[float, ...]:
     ValueError
         If the dosing is wrong, or `until_day` is not finite.
     """
+    return tuple(time for time, _ in doses(dosing, until_day))
+
+
+def doses(dosing: Dosing, until_day: float | int) -> tuple[tuple[float, float], ...]:
+    """Times (days from the start of treatment, increasing) and amounts of all doses before a day; see `dose_days`.
+
+    Holds and reductions are in it, relative dose intensity and missed doses are not.
+    """
     check_dosing(dosing)
     if not math.isfinite(until_day):
         raise ValueError(f"until_day: got {until_day}; a finite number of days is needed")
@@ -117,11 +164,38 @@ def dose_days(dosing: Dosing, until_day: float | int) -> tuple[float, ...]:
             for day in dosing.days:
                 times += [repeat_start + day - 1 + i / dosing.times_per_day for i in range(dosing.times_per_day)]
         cycle_start += cycle_days
-    return tuple(time for time in times if time < until_day)
+    return tuple((time, _amount_at(dosing, time)) for time in times if time < until_day and not _is_held(dosing, time))
+
+
+def _is_held(dosing: Dosing, time: float) -> bool:
+    return any(begin <= time < end for begin, end in dosing.holds)
+
+
+def _amount_at(dosing: Dosing, time: float) -> float:
+    """Amount of a dose at a time: that of the last reduction begun, else the planned one."""
+    return next((amount for begin, amount in reversed(dosing.reductions) if begin <= time), dosing.amount)
+
+
+def treated_share(dosing: Dosing, begin: float, end: float) -> float:
+    """Share of the time between two study days on which the drug is on: started, not in a pause, not held.
+
+    Between the doses of a repeat the drug counts as on.
+    """
+    check_dosing(dosing)
+    on_days, cycle_days = _on_and_cycle(dosing)
+    on = 0.0
+    start = dosing.start_day + cycle_days * max(0, math.floor((begin - dosing.start_day) / cycle_days))
+    while start < end:
+        left, right = max(start, begin), min(start + on_days, end)
+        if right > left:
+            held = (min(right, stop) - max(left, first) for first, stop in dosing.holds)
+            on += right - left - sum(max(0.0, each) for each in held)
+        start += cycle_days
+    return on / (end - begin)
 
 
 def dose_rate(dosing: Dosing) -> float:
-    """Average amount per day over whole cycles, the days off included, in the dosing's unit per day."""
+    """Planned average amount per day over whole cycles, the days off included, in the dosing's unit per day."""
     check_dosing(dosing)
     on_days, cycle_days = _on_and_cycle(dosing)
     num_doses = len(dosing.days) * dosing.times_per_day * (on_days // dosing.repeat_days)
@@ -161,6 +235,14 @@ def describe(dosing: Dosing) -> str:
         text += f", {on_days} d on / {cycle_days - on_days} d off"
     if dosing.start_day:
         text += f", starting {dosing.start_day} d after the start of treatment"
+    for begin, end in dosing.holds:
+        text += f", held from {begin} to {end} d"
+    for begin, amount in dosing.reductions:
+        text += f", {amount:.10g} {dosing.unit} from {begin} d on"
+    if dosing.intensity is not None:
+        text += f", {100 * dosing.intensity:.10g} % of the planned dose given"
+    if dosing.missed is not None:
+        text += f", {100 * dosing.missed:.10g} % of doses missed"
     return text
 
 
@@ -172,30 +254,41 @@ def calendar(dosing: Dosing, cycles: int = 1) -> str:
     dosing : Dosing
         The regimen; its day 1 is the first cell.
     cycles : int
-        Cycles to show (repeats, where there is no cycle); a last week begun is filled with what follows.
+        Cycles to show (repeats, where there is no cycle), and more where holds or reductions lie later; a last week
+        begun is filled with what follows.
 
     Returns
     -------
     str
-        The line of `describe`, a header, one line a week (doses a day, "." for none, "-" for a day off), a key.
+        The line of `describe`, a header, one line a week (doses a day, "." for none, "-" for a day off, "h" for a day
+        held, "r" beside a reduced dose), a key.
     """
     check_dosing(dosing)
     if not _is_whole(cycles) or cycles < 1:
         raise ValueError(f"cycles: got {cycles}; a whole number of 1 or more is needed")
     on_days, cycle_days = _on_and_cycle(dosing)
+    # the week in which the last change begins is the last that is not like one shown before
+    changes = [day for hold in dosing.holds for day in hold] + [day for day, _ in dosing.reductions]
+    shown = max([cycles * cycle_days, *(day + 1 - dosing.start_day for day in changes)])
     cells = []
-    for day in range(7 * math.ceil(cycles * cycle_days / 7)):
-        day_of_cycle = day % cycle_days
+    for day in range(7 * math.ceil(shown / 7)):
+        day_of_cycle, study_day = day % cycle_days, day + dosing.start_day
         if day_of_cycle >= on_days:
             cells.append("-")
+        elif day_of_cycle % dosing.repeat_days + 1 not in dosing.days:
+            cells.append(".")
+        elif _is_held(dosing, study_day):
+            cells.append("h")
         else:
-            given = day_of_cycle % dosing.repeat_days + 1 in dosing.days
-            cells.append(str(dosing.times_per_day) if given else ".")
+            reduced = _amount_at(dosing, study_day) < dosing.amount
+            cells.append(f"{dosing.times_per_day}{'r' if reduced else ''}")
     rows = [("", [f"d{day}" for day in range(1, 8)])]
     rows += [(f"week {i // 7 + 1}", cells[i : i + 7]) for i in range(0, len(cells), 7)]
     label_width = max(len(label) for label, _ in rows)
     lines = [f"{label:<{label_width}}" + "".join(f"{cell:>4}" for cell in row) for label, row in rows]
-    return "\n".join([describe(dosing), *lines, "number: doses that day; . no dose; - day off"])
+    key = "number: doses that day; . no dose; - day off"
+    key += ("; h held" if dosing.holds else "") + ("; r reduced dose" if dosing.reductions else "")
+    return "\n".join([describe(dosing), *lines, key])
 
 
 def segment_edges(
@@ -208,7 +301,7 @@ def segment_edges(
     visit_days : iterable of float
         Visits, days above 0; each is an edge and the last one is the last edge.
     dosings : iterable of Dosing
-        The dosings of all arms of the cohort: the days on which one is switched on or off are edges.
+        The dosings of all arms of the cohort: the days on which one is switched on or off, held or reduced are edges.
     max_days : float
         Longer gaps are divided evenly.
 
@@ -233,6 +326,8 @@ def segment_edges(
         check_dosing(dosing)
         on_days, cycle_days = _on_and_cycle(dosing)
         breaks.add(float(dosing.start_day))
+        breaks.update(float(day) for hold in dosing.holds for day in hold)
+        breaks.update(float(day) for day, _ in dosing.reductions)
         if on_days < cycle_days:
             for cycle_start in range(dosing.start_day, math.ceil(last), cycle_days):
                 breaks.update((float(cycle_start), float(cycle_start + on_days)))
@@ -255,5 +350,5 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _wrong(key: str, got: object, allowed: str) -> ValueError:
-    return ValueError(f"{key}: got {got}; allowed is {allowed}; {_EXAMPLE}")
+def _wrong(key: str, got: object, allowed: str, example: str = EXAMPLE) -> ValueError:
+    return ValueError(f"{key}: got {got}; allowed is {allowed}; {example}")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vtrial.config import Cohort, Experiment
 from vtrial.dataset import Dataset, read_dataset
-from vtrial.dosing import describe, relative_dose_rate
+from vtrial.dosing import calendar, relative_dose_rate
 from vtrial.errors import InputError
 from vtrial.evidence import read_evidence
 from vtrial.experiment import fit_key, run_key
@@ -149,14 +149,20 @@ def check(experiment: Experiment) -> str:
         f"fit       {config.growth} growth, {config.chains} chains of {config.warmup} + {config.draws} draws, "
         f"key {inputs.fit_key}"
     )
+    shown: list[list[str]] = []
     for cohort in experiment.trial.cohorts:
         lines.append(
             f"trial     {cohort.label or cohort.tumour_type}: {experiment.trial.draws:,} draws x "
             f"{experiment.trial.patients:,} patients per arm"
         )
         for arm in cohort.arms:
-            for place, (drug, dosing) in enumerate(arm.drugs.items()):
-                lines.append(f"          {arm.name if place == 0 else '':40} {drug} {describe(dosing.to_dosing())}")
+            lines.append(f"          {arm.name}")
+            for drug, dosing in arm.drugs.items():
+                table = calendar(dosing.to_dosing()).splitlines()
+                # one calendar says a regimen that several arms share
+                seen = table if table not in shown else [table[0]]
+                shown.append(table)
+                lines += [f"            {drug} {seen[0]}", *(f"              {line}" for line in seen[1:])]
     if unseen := _without_mice(inputs):
         lines.append(f"          no mice under {', '.join(unseen)}: predicted from the class")
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from vtrial.config import Dosing
+from vtrial.regimen import Dosing
 from vtrial.yamlfile import fault, nearest
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from vtrial.config import Count, Section, Text
 from vtrial.errors import InputError, VtrialError
+from vtrial.fields import Count, Section, Text
 from vtrial.store import whole
 from vtrial.sweep import HEADER, Scenario, State, Sweep
 from vtrial.yamlfile import read_yaml, shortened_text, validated

@@ -1,0 +1,76 @@
+"""Clinical shorthand against regimens written out by hand, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from vtrial import dosing as regimens
+from vtrial.regimen import Dosing
+from vtrial.shorthand import EXAMPLES, read_schedule
+
+
+def regimen(schedule: str, **more: object) -> regimens.Dosing:
+    return Dosing.model_validate({"dose": "10 mg", "schedule": schedule, **more}).to_dosing()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("QD", regimens.Dosing(10.0, "mg")),
+        ("bid", regimens.Dosing(10.0, "mg", times_per_day=2)),
+        ("TID", regimens.Dosing(10.0, "mg", times_per_day=3)),
+        ("Q12H", regimens.Dosing(10.0, "mg", times_per_day=2)),
+        ("QOD", regimens.Dosing(10.0, "mg", repeat_days=2)),
+        ("QW", regimens.Dosing(10.0, "mg", repeat_days=7)),
+        ("Q3W", regimens.Dosing(10.0, "mg", repeat_days=21)),
+        ("q21d", regimens.Dosing(10.0, "mg", repeat_days=21)),
+        ("d1,8,15 q28d", regimens.Dosing(10.0, "mg", days=(1, 8, 15), repeat_days=28)),
+        ("days 1, 8, 15 q28d", regimens.Dosing(10.0, "mg", days=(1, 8, 15), repeat_days=28)),
+        ("d1-3,8-10 q21d", regimens.Dosing(10.0, "mg", days=(1, 2, 3, 8, 9, 10), repeat_days=21)),
+        ("d1-5 q28d", regimens.Dosing(10.0, "mg", on_days=5, cycle_days=28)),
+        ("BID d1-21 q28d", regimens.Dosing(10.0, "mg", times_per_day=2, on_days=21, cycle_days=28)),
+        ("BID 21/28", regimens.Dosing(10.0, "mg", times_per_day=2, on_days=21, cycle_days=28)),
+        ("d1,4 QW 21/28", regimens.Dosing(10.0, "mg", days=(1, 4), repeat_days=7, on_days=21, cycle_days=28)),
+        ("q28d d1-28", regimens.Dosing(10.0, "mg", days=tuple(range(1, 29)), repeat_days=28)),
+    ],
+)
+def test_shorthand_by_hand(schedule: str, expected: regimens.Dosing) -> None:
+    assert regimen(schedule) == expected
+
+
+def test_shorthand_and_keys_make_one_regimen() -> None:
+    short = Dosing.model_validate({"dose": "3.2 mg", "schedule": "d1,4 QW", "on": "21 d", "cycle": "28 d"})
+    long = Dosing.model_validate({"dose": "3.2 mg", "days": [1, 4], "repeat": "7 d", "on": "21 d", "cycle": "28 d"})
+    assert short == long
+    # what a run writes down has the keys and can be read again
+    assert Dosing.model_validate(short.model_dump()) == long and short.model_dump()["schedule"] is None
+    assert regimen("QD", times_per_day=2).times_per_day == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("", "must be a schedule"),
+        ("often", "does not understand 'OFTEN'"),
+        ("BID QD", "says twice how often a day"),
+        ("q21d q28d", "says twice how long the period is"),
+        ("BID q28d", "without the days"),
+        ("d1,8", "names days without a period"),
+        ("d1,8,30 q28d", "names day 30 of a period of 28 d"),
+        ("d8,1 q28d", "in increasing order"),
+        ("d5-2 q28d", "in increasing order"),
+        ("Q7H", "does not divide a day"),
+        ("d1,4 QW 20/28", "whole periods of 7 d"),
+        ("BID 28/21", "within the cycle"),
+    ],
+)
+def test_wrong_shorthand_says_what_is_allowed(schedule: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_schedule(schedule)
+    assert said in str(caught.value)
+    assert "as in '" in str(caught.value) or "allowed are" in str(caught.value)
+
+
+def test_every_example_is_one() -> None:
+    for example in EXAMPLES.split(", "):
+        assert read_schedule(example.strip("'"))["times_per_day"] in (1, 2)
