@@ -288,9 +288,17 @@ def test_a_covariate_without_prior_is_refused(priors):
         plan(cohort_of("PDAC", {"a+d": BOTH}, groups), posterior(size=5), priors)
 
 
-def test_a_drug_without_clinical_dose_is_refused(priors):
-    with pytest.raises(InputError, match="has no clinical dose"):
-        plan(cohort_of("PDAC", {"i": {"ifebemtinib": DEFACTINIB}}), posterior(size=5), priors)
+def test_a_drug_without_pharmacokinetics_is_on_and_off(priors):
+    """A constant effect on treated days, none in the week off, uncertain by a log ratio of human to mouse."""
+    found = plan(cohort_of("PDAC", {"i": {"ifebemtinib": DEFACTINIB}}), posterior(), priors)
+    low, high, on = np.moveaxis(np.asarray(found.exposure)[:, 0, 0], -1, 0)
+    edges = np.asarray(found.schedule.edges)
+    np.testing.assert_array_equal(on[0], ((edges[:-1] + edges[1:]) / 2 % 28 < 21).astype(float))
+    assert not low.any() and np.all(high == high[:, :1])
+    # ln odds = ln 4 + Normal(0, 0.5) + Normal(0, 1) + ln of the dose intensity, which is Beta(0.9 x 40, 0.1 x 40)
+    ln_odds = np.log(high[:, 0] / (1 - high[:, 0])) - np.log(4.0)
+    intensity = np.log(np.random.default_rng(1).beta(36.0, 4.0, 200_000))
+    assert_normal(ln_odds, intensity.mean(), np.sqrt(0.25 + 1.0 + intensity.var()))
 
 
 # ------------------------------------------------------------------------------------------------ draws hang on names
@@ -311,7 +319,7 @@ def test_draws_do_not_depend_on_the_order_or_number_of_arms(priors):
         np.testing.assert_array_equal(getattr(fewer, name), getattr(whole, name), err_msg=name)
     arm = np.asarray(first.regimens.arm)
     np.testing.assert_array_equal(first.exposure[:, 2], other.exposure[:, 0], err_msg="the curves of arm d")
-    assert first.exposure.shape[:3] == (50, len(arm), 3)
+    assert first.exposure.shape[:3] == (50, len(arm), 3) and first.exposure.shape[4] == 3
 
 
 def test_the_key_decides_and_a_new_prior_leaves_the_others(priors, fixed):
@@ -333,17 +341,18 @@ def test_visits_are_edges_and_exposure_follows_the_dose(priors):
     edges, at = np.asarray(found.schedule.edges), np.asarray(found.schedule.visit_segment)
     np.testing.assert_allclose(edges[at + 1], [56, 112, 168])
     np.testing.assert_array_equal(found.schedule.visit_day, [56, 112, 168])
-    exposure = np.asarray(found.exposure)
-    assert np.all((exposure >= 0) & (exposure <= 1))
+    points = np.asarray(found.exposure)
+    assert points.shape[-1] == 3 and np.all((points >= 0) & (points <= 1))
+    exposure = points[..., 0] + points[..., 2] * (points[..., 1] - points[..., 0])
     assert found.arms == ("full", "half", "both")
     assert not exposure[:, :2, 1].any(), "defactinib is in the third arm only"
-    np.testing.assert_array_equal(exposure[:, 0, 0], exposure[:, 2, 0])
+    assert np.all(exposure[:, 2, 0] < exposure[:, 0, 0]), "beside a partner less of it is given"
     assert np.all(exposure[:, 1, 0] < exposure[:, 0, 0])
     # the last week of each cycle is off: less effect than in the weeks on, in every draw
     middle = (edges[:-1] + edges[1:]) / 2
     off = middle % 28 > 21
     assert np.all(exposure[:, 0, 0][:, off].mean(1) < exposure[:, 0, 0][:, ~off].mean(1))
-    # at its reference dosing: saturation / (1 + saturation) with ln saturation ~ Normal(ln 4, 0.5) and a ratio of
+    # at its reference dosing and an intensity of 0.9: 3.6 / 4.6, with ln saturation ~ Normal(ln 4, 0.5) and a ratio of
     # Normal(0, 0.5) on top; averaged over a dosing week it sits a little below that of the average amount
     on = exposure[:, 0, 0][:, ~off][:, 3:].mean(1)
     assert 0.6 < np.median(on) < 0.8

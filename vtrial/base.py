@@ -78,6 +78,13 @@ class PatientLaw(NamedTuple):
         Probability that an assessment is not made.
     death_share : Array []
         Share of those who leave for reasons other than progression who die then; read by PFS alone.
+    exposure_sd : Array [R] or None
+        SD over patients of the ln odds of each drug's effect that their exposure makes (hill times the log-SD of the
+        exposure). None where all patients have the same exposure; the next two are then None as well.
+    missed_dose : Array [R]
+        Mean over patients of hill times -ln of the share of doses taken, which is exponential over patients.
+    linear_effect : Array [R]
+        1 where a drug's effect is linear in the amount, else 0.
     """
 
     mu_ln_growth: jax.Array
@@ -103,6 +110,9 @@ class PatientLaw(NamedTuple):
     discontinuation_hazard: jax.Array
     missed_visit: jax.Array
     death_share: jax.Array
+    exposure_sd: jax.Array | None = None
+    missed_dose: jax.Array | None = None
+    linear_effect: jax.Array | None = None
 
 
 class Schedule(NamedTuple):
@@ -176,6 +186,10 @@ class Deviates(NamedTuple):
     blinded_reader_z : Array []
     blinded_z : Array [V + 1]
         As reader_z and reading_z, for a second reader of the same scans.
+    exposure_z : Array [R] or None
+        Exposure to each drug; None where all patients have the same.
+    missed_dose_e : Array [] or None
+        How often doses are missed.
     """
 
     subgroup_u: jax.Array
@@ -195,6 +209,8 @@ class Deviates(NamedTuple):
     death_u: jax.Array
     blinded_reader_z: jax.Array
     blinded_z: jax.Array
+    exposure_z: jax.Array | None = None
+    missed_dose_e: jax.Array | None = None
 
 
 class Patient(NamedTuple):
@@ -226,6 +242,9 @@ class Patient(NamedTuple):
         Whether leaving is death, bool.
     blinded : Array [V + 1]
         As `reading`, by a second, blinded reader.
+    exposure : Array [R] or None
+        Ln odds of each drug's effect over those of a patient of median exposure who takes every dose; None where all
+        patients have the same.
     """
 
     subgroup: jax.Array
@@ -241,6 +260,7 @@ class Patient(NamedTuple):
     missed: jax.Array
     dies: jax.Array
     blinded: jax.Array
+    exposure: jax.Array | None = None
 
 
 class Ending(NamedTuple):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vtrial.base import Patient, PatientLaw, Schedule
+from vtrial.exposure import TwoPoints, mean_at_level
 from vtrial.growth import DIAMETER_PER_VOLUME, log_size_change, mean_decay
 from vtrial.response import RecistRule, visit_response
 from vtrial.treatment import joint_effect
@@ -71,11 +72,27 @@ def decays(one: Patient, schedule: Schedule) -> Float[Array, "R G"]:
     return jax.vmap(mean_decay, in_axes=(0, None))(one.loss_rate, schedule.edges)
 
 
+def own_exposure(one: Patient, law: PatientLaw, exposure: Float[Array, "R G *points"]) -> Float[Array, "R G"]:
+    """Mean effect curve of each drug in each segment at the exposure that one patient has.
+
+    Parameters
+    ----------
+    one, law
+        One patient, one draw.
+    exposure
+        Means [R, G] where all patients have the same exposure, else the two points of `exposure.segment_law` [R, G, 3].
+    """
+    if one.exposure is None or law.linear_effect is None:
+        return exposure
+    points = TwoPoints(exposure[..., 0], exposure[..., 1], exposure[..., 2])
+    return mean_at_level(points, one.exposure[:, None], law.linear_effect[:, None] > 0.0)
+
+
 def under_one_drug(
     one: Patient,
     law: PatientLaw,
     decay: Float[Array, "R G"],
-    exposure: Float[Array, "R G"],
+    exposure: Float[Array, "R G *points"],
     present: Bool[Array, " R"],
     schedule: Schedule,
 ) -> Float[Array, " V"]:
@@ -90,12 +107,17 @@ def under_one_drug(
     decay
         See `decays`.
     exposure
-        Mean effect curve of each drug in each segment, in [0, 1].
+        Effect curve of each drug in each segment, see `own_exposure`.
     present
         One regimen, see `Regimens`: one drug or none.
     schedule
         Visits and segments.
     """
+    if one.exposure is not None:
+        kill_scale = jnp.where(present, law.kill_scale * one.effect, 0.0)
+        own = jnp.sum(kill_scale[:, None] * own_exposure(one, law, exposure) * decay, axis=0)
+        kill = jnp.matmul(one.growth * own, _share(schedule), precision=jax.lax.Precision.HIGHEST)
+        return _at_visits(one, law, kill, schedule)
     weight = jnp.where(present[:, None], law.kill_scale[:, None] * exposure, 0.0)
     # what belongs to the regimen and what belongs to the patient meet in one product of matrices
     share = (weight[:, :, None] * _share(schedule)[None]).reshape(-1, schedule.visit_day.shape[0])
@@ -107,7 +129,7 @@ def under_several_drugs(
     one: Patient,
     law: PatientLaw,
     decay: Float[Array, "R G"],
-    exposure: Float[Array, "R G"],
+    exposure: Float[Array, "R G *points"],
     present: Bool[Array, " R"],
     bliss: Bool[Array, ""],
     combination: Float[Array, ""],
@@ -122,9 +144,8 @@ def under_several_drugs(
     combination
         The patient's deviation from the combination rule, a fraction of growth.
     """
-    joint = joint_effect(
-        one.effect, law.kill_scale, exposure, decay, law.phi, law.gamma, combination, present, bliss=bliss
-    )
+    own = own_exposure(one, law, exposure)
+    joint = joint_effect(one.effect, law.kill_scale, own, decay, law.phi, law.gamma, combination, present, bliss=bliss)
     kill = jnp.matmul(one.growth * joint, _share(schedule), precision=jax.lax.Precision.HIGHEST)
     return _at_visits(one, law, kill, schedule)
 

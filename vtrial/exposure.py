@@ -1,12 +1,13 @@
 """Dose and schedule to effect over time.
 
-The effect of one drug follows the dose-response-time ("K-PD") model, which needs no plasma concentrations:
+The effect of one drug follows its amount at the effect site, with or without plasma concentrations ("K-PD"):
 
-    A(t) = sum_n D_n u(t - t_n),      u(s) = ka (exp(-ke s) - exp(-ka s)) / (ka - ke) for s > 0, else 0
-    E(t) = A(t)^h / (A(t)^h + A50^h),                          A50 = A_ref / saturation
+    A(t) = sum_n D_n u(t - t_n),      u: one or two exponentials with first-order absorption (`kinetics`)
+    E(t) = A(t)^h / (A(t)^h + A50^h),     or min(A(t) / (2 A50), 1) where it is linear,     A50 = A_ref / saturation
 
-A is the amount at the effect site, A_ref its average at steady state under the drug's reference dosing, so that E
-depends on the dose relative to the reference. Days count from the start of treatment (time 0); rates are per day.
+A_ref is the average of A at steady state under the drug's reference dosing, so that E depends on the dose relative to
+the reference. Patients differ in the level of A by a factor (clearance, absorption, doses missed), which is a shift of
+ln odds of E by h times its logarithm. Days count from the start of treatment (time 0); rates are per day.
 
 Source: Jacqmin P, Snoeck E, van Schaick EA, et al. Modelling response time profiles in the absence of drug
 concentrations: definition and performance evaluation of the K-PD model. J Pharmacokinet Pharmacodyn 2007;34:57-85.
@@ -17,120 +18,92 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from vtrial.dosing import (
-    Dosing,
-    calendar,
-    check_dosing,
-    describe,
-    dose_days,
-    dose_rate,
-    relative_dose_rate,
-    segment_edges,
+from vtrial.kinetics import (
+    Disposition,
+    Scalar,
+    after_oral_doses,
+    average_amount,
+    carry,
+    one_compartment,
+    oral_amount,
+    two_exponentials,
 )
-
-__all__ = [
-    "DoseResponse",
-    "Dosing",
-    "amount",
-    "average_amount",
-    "calendar",
-    "check_dosing",
-    "describe",
-    "dose_days",
-    "dose_rate",
-    "effect",
-    "rate",
-    "relative_dose_rate",
-    "segment_edges",
-    "segment_effect",
-]
-
-_Scalar: TypeAlias = Float[Array, ""] | float | int
 
 
 class DoseResponse(NamedTuple):
-    """Dose-response-time parameters of one drug, one item (vmap for draws).
+    """Time course of the effect of one drug, one item (vmap for draws).
 
     Attributes
     ----------
     half_life : Array []
-        Half-life of the amount at the effect site, days.
+        Half-life of the amount at the effect site, days; the slow one where there are two.
     absorption_half_life : Array []
         Half-life of the way from the dose to the effect site, days; above 0.
     saturation : Array []
         Average steady-state amount at the reference dosing over the amount of half effect. With hill 1 and little
         fluctuation, the effect at the reference dosing is saturation / (1 + saturation).
     hill : Array []
-        Steepness of the effect curve.
+        Steepness of the effect curve; not read where the effect is linear.
+    distribution_half_life, distribution_share : Array [] or None
+        Half-life of the fast exponential, days, and its share in the amount after a bolus; None for one compartment.
     """
 
     half_life: jax.Array
     absorption_half_life: jax.Array
     saturation: jax.Array
     hill: jax.Array
+    distribution_half_life: jax.Array | None = None
+    distribution_share: jax.Array | None = None
 
 
-def rate(half_life: _Scalar) -> _Scalar:
+class TwoPoints(NamedTuple):
+    """The law of an effect over a segment as two values: it has the mean, variance and skewness of E over the segment.
+
+    Attributes
+    ----------
+    low, high : Array [...]
+        The two values, in [0, 1].
+    weight : Array [...]
+        Weight of `high`, in [0, 1].
+    """
+
+    low: jax.Array
+    high: jax.Array
+    weight: jax.Array
+
+
+def rate(half_life: Scalar) -> Scalar:
     """First-order rate of a half-life (1/day from days)."""
     return math.log(2.0) / half_life
 
 
+def disposition(response: DoseResponse) -> Disposition:
+    """Disposition of a drug, with one exponential or two."""
+    if response.distribution_half_life is None or response.distribution_share is None:
+        return one_compartment(rate(response.half_life))
+    fast, slow = rate(response.distribution_half_life), rate(response.half_life)
+    return two_exponentials(response.distribution_share, fast, slow)
+
+
 def amount(
-    time: Float[Array, " G"],
-    dose_time: Float[Array, " N"],
-    dose_amount: Float[Array, " N"],
-    absorption_rate: _Scalar,
-    elimination_rate: _Scalar,
+    time: Float[Array, " G"], dose_time: Float[Array, " N"], dose_amount: Float[Array, " N"], response: DoseResponse
 ) -> Float[Array, " G"]:
-    """Amount at the effect site: the superposition of all doses, in closed form between doses.
-
-    Parameters
-    ----------
-    time : Array [G]
-        Days, in any order. At the very time of a dose, that dose counts as given (and has not arrived yet).
-    dose_time, dose_amount : Array [N]
-        Days, in any order, and amounts; pad with amounts of 0.
-    absorption_rate, elimination_rate : Array []
-        1/day; may be equal.
-
-    Returns
-    -------
-    Array [G]
-        Amount, in the unit of the doses.
-    """
-    if dose_time.shape[0] == 0:
-        return jnp.zeros_like(time)
-    order = jnp.argsort(dose_time)
-    dose_time = dose_time[order]
-    depot, central = _after_doses(dose_time, dose_amount[order], absorption_rate, elimination_rate)
-    last = jnp.searchsorted(dose_time, time, side="right") - 1
-    index = jnp.maximum(last, 0)
-    # Clipped, so that the unused branch before the first dose has finite gradients.
-    since = jnp.maximum(time - dose_time[index], 0.0)
-    _, now = _carry(since, depot[index], central[index], absorption_rate, elimination_rate)
-    return jnp.where(last >= 0, now, 0.0)
+    """Amount at the effect site; see `kinetics.oral_amount`."""
+    return oral_amount(time, dose_time, dose_amount, disposition(response), rate(response.absorption_half_life))
 
 
-def average_amount(dosing_rate: _Scalar, elimination_rate: _Scalar) -> _Scalar:
-    """Average amount at steady state: dose rate over elimination rate, whatever the schedule and the absorption.
-
-    Parameters
-    ----------
-    dosing_rate : Array []
-        Amount per day, see `dose_rate`.
-    elimination_rate : Array []
-        1/day.
-    """
-    return dosing_rate / elimination_rate
+def half_amount(reference_rate: Scalar, response: DoseResponse) -> Scalar:
+    """Amount of half effect, from the dose rate of the reference dosing (amount per day)."""
+    return average_amount(reference_rate, disposition(response)) / response.saturation
 
 
-def effect(amount: Float[Array, "..."], half_amount: _Scalar, hill: _Scalar) -> Float[Array, "..."]:
+def effect(amount: Float[Array, "..."], half_amount: Scalar, hill: Scalar) -> Float[Array, "..."]:
     """Sigmoid Emax effect in [0, 1]: A^h / (A^h + A50^h), 0 without drug.
 
     Parameters
@@ -148,13 +121,50 @@ def effect(amount: Float[Array, "..."], half_amount: _Scalar, hill: _Scalar) -> 
     return jnp.where(given, jax.nn.sigmoid(hill * log_ratio), 0.0)
 
 
+def linear_effect(amount: Float[Array, "..."], half_amount: Scalar) -> Float[Array, "..."]:
+    """Effect in proportion to the amount, half at `half_amount`, up to the full effect at twice that amount."""
+    return jnp.minimum(0.5 * amount / half_amount, 1.0)
+
+
+def at_level(effect: Float[Array, "..."], ln_odds: Float[Array, "..."], linear: Bool[Array, "..."] | bool = False):
+    """Effect of an amount whose logarithm differs by `ln_odds` / hill, exactly: a shift of its ln odds.
+
+    Parameters
+    ----------
+    effect
+        Effect at the level that the shift is from, in [0, 1].
+    ln_odds
+        Hill times the logarithm of the level; of the level alone where the effect is linear.
+    linear
+        Whether the effect is linear; it is then scaled, up to 1.
+    """
+    more = jnp.expm1(ln_odds)
+    shifted = effect * (1.0 + more) / (1.0 + effect * more)
+    if linear is False:
+        return shifted
+    return jnp.where(linear, jnp.minimum(effect * (1.0 + more), 1.0), shifted)
+
+
+def mean_at_level(law: TwoPoints, ln_odds: Float[Array, "..."], linear: Bool[Array, "..."] | bool = False):
+    """Mean of an effect over a segment at another level of the amount, see `at_level`.
+
+    The two points stand for the law of E over the segment and carry its first three moments, so that E without
+    fluctuation is shifted exactly. Largest absolute error between levels of 1/e and e (two SD of patients), measured on
+    segments of up to four weeks of avutometinib, defactinib, gemcitabine and binimetinib, the week off included: 3e-3
+    with hill 1 and saturation 1 to 4, below 4e-2 with hill 2 and saturation 10.
+    """
+    low, high = at_level(law.low, ln_odds, linear), at_level(law.high, ln_odds, linear)
+    return low + law.weight * (high - low)
+
+
 def segment_effect(
     edges: Float[Array, " G_plus_1"],
     dose_time: Float[Array, " N"],
     dose_amount: Float[Array, " N"],
-    reference_rate: _Scalar,
+    reference_rate: Scalar,
     response: DoseResponse,
     *,
+    linear: bool = False,
     nodes: int = 8,
     pieces: int = 4,
 ) -> Float[Array, " G"]:
@@ -171,13 +181,15 @@ def segment_effect(
     Parameters
     ----------
     edges : Array [G + 1]
-        Strictly increasing days, see `segment_edges`.
+        Strictly increasing days, see `dosing.segment_edges`.
     dose_time, dose_amount : Array [N]
-        Days and amounts, see `dose_days`; pad with amounts of 0.
+        Days and amounts, see `dosing.doses`; pad with amounts of 0.
     reference_rate : Array []
-        Amount per day of the drug's reference dosing, in the unit of the doses, see `dose_rate`.
+        Amount per day of the drug's reference dosing, in the unit of the doses, see `dosing.dose_rate`.
     response : DoseResponse
         Parameters of the drug, one item.
+    linear : bool
+        Whether the effect is linear in the amount.
     nodes : int
         Points per panel.
     pieces : int
@@ -188,72 +200,85 @@ def segment_effect(
     Array [G]
         Mean of E over each segment, in [0, 1].
     """
-    absorption, elimination = rate(response.absorption_half_life), rate(response.half_life)
-    half_amount = average_amount(reference_rate, elimination) / response.saturation
+    panels = _panels(edges, dose_time, dose_amount, reference_rate, response, linear, nodes, pieces)
+    return _mean(panels, panels.effect)
+
+
+def segment_law(
+    edges: Float[Array, " G_plus_1"],
+    dose_time: Float[Array, " N"],
+    dose_amount: Float[Array, " N"],
+    reference_rate: Scalar,
+    response: DoseResponse,
+    *,
+    linear: bool = False,
+    nodes: int = 8,
+    pieces: int = 4,
+) -> TwoPoints:
+    """Mean, variance and skewness of the effect of one drug over each segment, as two points; see `segment_effect`.
+
+    The two points are the Gauss quadrature of the law of E over the segment, so they lie between its extremes.
+
+    Returns
+    -------
+    TwoPoints
+        Each [G].
+    """
+    panels = _panels(edges, dose_time, dose_amount, reference_rate, response, linear, nodes, pieces)
+    mean = _mean(panels, panels.effect)
+    off = panels.effect - mean[panels.segment][:, None]
+    variance, third = _mean(panels, off**2), _mean(panels, off**3)
+    # a variance of 1e-8 moves no response rate; below it the third moment is rounding
+    varies = variance > 1e-8
+    spread = jnp.sqrt(jnp.where(varies, variance, 1.0))
+    half_skew = jnp.where(varies, 0.5 * third / spread**3, 0.0)
+    root = jnp.sqrt(1.0 + half_skew**2)
+    low, high = (jnp.where(varies, mean + spread * (half_skew + side * root), mean) for side in (-1.0, 1.0))
+    weight = 0.5 * (1.0 - half_skew / root)
+    return TwoPoints(jnp.clip(low, 0.0, 1.0), jnp.clip(high, 0.0, 1.0), weight)
+
+
+class _Panels(NamedTuple):
+    """Effect at the points of every panel [L, nodes], what each point weighs in its segment, and the segments [L]."""
+
+    effect: jax.Array
+    share: jax.Array  # [L, nodes], of the length of the segment; 0 outside the edges
+    segment: jax.Array
+    num_segments: int
+
+
+def _panels(edges, dose_time, dose_amount, reference_rate, response, linear, nodes, pieces) -> _Panels:
+    absorption, leaving = rate(response.absorption_half_life), disposition(response)
+    half = half_amount(reference_rate, response)
     points, weights = _graded_rule(nodes)
 
     length = jnp.diff(edges)
-    parts = jnp.asarray([i / pieces for i in range(pieces)], edges.dtype)
-    inner = (edges[:-1, None] + length[:, None] * parts[None, :]).ravel()
+    part = jnp.asarray([i / pieces for i in range(pieces)], edges.dtype)
+    inner = (edges[:-1, None] + length[:, None] * part[None, :]).ravel()
     breaks = jnp.concatenate([inner, edges[-1:], dose_time])
     given = jnp.concatenate([jnp.zeros(inner.shape[0] + 1, dose_amount.dtype), dose_amount])
     order = jnp.argsort(breaks)
     breaks = breaks[order]
-    depot, central = _after_doses(breaks, given[order], absorption, elimination)
+    depot, central = after_oral_doses(breaks, given[order], leaving, absorption)
 
     width = jnp.diff(breaks)
     since = width[:, None] * jnp.asarray(points, width.dtype)[None, :]
-    _, now = _carry(since, depot[:-1, None], central[:-1, None], absorption, elimination)
-    # A sum, not a matrix product, which a GPU may do in reduced precision.
-    effect_now = effect(now, half_amount, response.hill)
-    panel = width * jnp.sum(effect_now * jnp.asarray(weights, width.dtype)[None, :], axis=1)
+    of_panel = jax.vmap(carry, in_axes=(0, None, None, None, None))
+    _, parts = jax.vmap(of_panel, in_axes=(0, 0, 0, None, None))(since, depot[:-1], central[:-1], leaving, absorption)
+    now = jnp.sum(parts, axis=-1)
+    effect_now = linear_effect(now, half) if linear else effect(now, half, response.hill)
 
     middle = breaks[:-1] + 0.5 * width
     inside = (middle > edges[0]) & (middle < edges[-1])
     segment = jnp.clip(jnp.searchsorted(edges, middle, side="right") - 1, 0, length.shape[0] - 1)
-    total = jax.ops.segment_sum(jnp.where(inside, panel, 0.0), segment, length.shape[0])
-    return total / length
+    share = jnp.where(inside, width / length[segment], 0.0)[:, None] * jnp.asarray(weights, width.dtype)[None, :]
+    return _Panels(effect_now, share, segment, length.shape[0])
 
 
-def _carry(
-    since: Array,
-    depot: Array,
-    central: Array,
-    absorption_rate: _Scalar,
-    elimination_rate: _Scalar,
-) -> tuple[Array, Array]:
-    """Depot and effect-site amounts a time `since` later, without a dose in between (exact)."""
-    # (exp(-ke s) - exp(-ka s)) / (ka - ke) = s exp(-min(ka, ke) s) (1 - exp(-x)) / x with x = |ka - ke| s: no
-    # cancellation, no overflow; max minus min, whose gradient at a tie is shared, is right at ka = ke (abs is not).
-    slow = jnp.minimum(absorption_rate, elimination_rate)
-    gap = (jnp.maximum(absorption_rate, elimination_rate) - slow) * since
-    arrived = absorption_rate * since * jnp.exp(-slow * since) * _mean_decay(gap)
-    return depot * jnp.exp(-absorption_rate * since), central * jnp.exp(-elimination_rate * since) + depot * arrived
-
-
-def _mean_decay(x: Array) -> Array:
-    """(1 - exp(-x)) / x for x >= 0, by its series near 0 (relative error below 2e-13)."""
-    small = x < 0.01
-    series = 1.0 - x / 2.0 * (1.0 - x / 3.0 * (1.0 - x / 4.0 * (1.0 - x / 5.0)))
-    away = jnp.where(small, 1.0, x)
-    return jnp.where(small, series, -jnp.expm1(-away) / away)
-
-
-def _after_doses(
-    dose_time: Array, dose_amount: Array, absorption_rate: _Scalar, elimination_rate: _Scalar
-) -> tuple[Array, Array]:
-    """Depot and effect-site amounts [N] just after each of the doses, which come in order of time."""
-
-    # One pass over the doses, not a sum of all doses at every time: linear, not quadratic, in the trial's length.
-    def give(state, dose):
-        (depot, central), (wait, new) = state, dose
-        depot, central = _carry(wait, depot, central, absorption_rate, elimination_rate)
-        return (depot + new, central), (depot + new, central)
-
-    waits = jnp.diff(dose_time, prepend=dose_time[:1])
-    empty = jnp.zeros((), jnp.result_type(dose_amount, absorption_rate, elimination_rate, waits))
-    _, states = jax.lax.scan(give, (empty, empty), (waits, dose_amount.astype(empty.dtype)))
-    return states
+def _mean(panels: _Panels, value: Float[Array, "L nodes"]) -> Float[Array, " G"]:
+    """Mean of a quantity over each segment."""
+    # A sum, not a matrix product, which a GPU may do in reduced precision.
+    return jax.ops.segment_sum(jnp.sum(value * panels.share, axis=1), panels.segment, panels.num_segments)
 
 
 @lru_cache(maxsize=16)

@@ -110,10 +110,8 @@ def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Pr
         for drug, dosing in arm.drugs.items():
             key = f"trial.cohorts.{index}.arms.{j}.drugs.{drug}"
             info = _named(experiment, key, priors.drug, drug)
-            if info.pk is None:
-                known = ", ".join(sorted(d.name for d in priors.drugs.values() if d.pk is not None))
-                message = f"has no clinical dose response; add drugs.{info.name}.pk to a priors file"
-                raise InputError(f"{message}. Drugs that have one: {known}", file=experiment.file, key=key)
+            if info.pk is None:  # said by `check`; its effect is then constant on treated days
+                continue
             try:
                 relative_dose_rate(dosing.to_dosing(), info.pk.reference.to_dosing())
             except ValueError as error:
@@ -163,6 +161,11 @@ def check(experiment: Experiment) -> str:
                 seen = table if table not in shown else [table[0]]
                 shown.append(table)
                 lines += [f"            {drug} {seen[0]}", *(f"              {line}" for line in seen[1:])]
+                if (info := inputs.priors.drug(drug)).pk is None:
+                    lines.append(
+                        f"            {info.name} has no pharmacokinetics in the priors: its effect is constant on "
+                        f"treated days, human over mouse uncertain (drugs.{info.name}.pk would say more)"
+                    )
     if unseen := _without_mice(inputs):
         lines.append(f"          no mice under {', '.join(unseen)}: predicted from the class")
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")

@@ -42,6 +42,8 @@ _STREAM = {
     "death_u": 14,
     "blinded_reader_z": 15,
     "blinded_z": 16,
+    "exposure_z": 17,
+    "missed_dose_e": 18,
 }
 
 
@@ -98,7 +100,11 @@ def block_key(key: jax.Array, draw: Int[Array, ""], block: Int[Array, ""]) -> ja
 
 
 def block_deviates(
-    key: jax.Array, drug_hash: UInt32[Array, " R"], combination_hash: UInt32[Array, " K"], num_visits: int
+    key: jax.Array,
+    drug_hash: UInt32[Array, " R"],
+    combination_hash: UInt32[Array, " K"],
+    num_visits: int,
+    exposure: bool = False,
 ) -> Deviates:
     """Random numbers of one block.
 
@@ -110,6 +116,8 @@ def block_deviates(
         See `Regimens`.
     num_visits
         Visits after baseline; the numbers of a visit do not depend on how many follow.
+    exposure
+        Whether patients differ in exposure; without, its numbers are None, and all others are what they are with it.
 
     Returns
     -------
@@ -145,6 +153,8 @@ def block_deviates(
         death_u=one("death_u", uniform),
         blinded_reader_z=one("blinded_reader_z", normal),
         blinded_z=each("blinded_z", normal, reading),
+        exposure_z=each("exposure_z", normal, drug_hash) if exposure else None,
+        missed_dose_e=one("missed_dose_e", exponential) if exposure else None,
     )
 
 
@@ -193,6 +203,11 @@ def patient(law: PatientLaw, deviates: Deviates, prevalence: Float[Array, " B"])
     followed = jnp.arange(MAX_LESIONS, dtype=jnp.int32) < number
     size = jnp.where(followed, jnp.exp(law.lesion_size_log_sd * deviates.lesion_size_z), 0.0)
 
+    exposure = None
+    if deviates.exposure_z is not None and deviates.missed_dose_e is not None:
+        assert law.exposure_sd is not None and law.missed_dose is not None
+        exposure = law.exposure_sd * deviates.exposure_z - law.missed_dose * deviates.missed_dose_e
+
     return Patient(
         subgroup=subgroup,
         growth=jnp.exp(law.mu_ln_growth + law.omega_ln_growth * deviates.growth_z),
@@ -207,6 +222,7 @@ def patient(law: PatientLaw, deviates: Deviates, prevalence: Float[Array, " B"])
         missed=deviates.missed_u < law.missed_visit,
         dies=deviates.death_u < law.death_share,
         blinded=law.reader_effect * deviates.blinded_reader_z + law.reading_error * deviates.blinded_z,
+        exposure=exposure,
     )
 
 
@@ -214,5 +230,6 @@ def block_of_patients(
     key: jax.Array, law: PatientLaw, regimens: Regimens, prevalence: Float[Array, " B"], num_visits: int
 ) -> Patient:
     """The patients of one block, [BLOCK, ...]; see `block_deviates` and `patient`."""
-    deviates = block_deviates(key, regimens.drug_hash, regimens.combination_hash, num_visits)
+    varies = law.exposure_sd is not None
+    deviates = block_deviates(key, regimens.drug_hash, regimens.combination_hash, num_visits, varies)
     return jax.vmap(patient, in_axes=(None, -1, None))(law, deviates, prevalence)

@@ -81,6 +81,11 @@ class PkFields(_Strict):
     absorption_half_life: EntryFields | None = None
     saturation: EntryFields | None = None
     hill: EntryFields | None = None
+    route: Literal["oral", "intravenous"] = "oral"
+    effect: Literal["emax", "linear"] = "emax"
+    between_patients: EntryFields | None = Field(default=None, description="log-SD of the exposure over patients")
+    distribution_half_life: EntryFields | None = Field(default=None, description="of the fast one of two exponentials")
+    distribution_share: EntryFields | None = Field(default=None, description="of the fast exponential after a bolus")
 
 
 class DrugFields(_Strict):
@@ -195,13 +200,27 @@ class Entry:
 
 
 class Pk(NamedTuple):
-    """Time course of a drug's effect in patients: half-lives in h, `saturation` relative to the `reference` dosing."""
+    """Time course of a drug's effect in patients: half-lives in h, `saturation` relative to the `reference` dosing.
+
+    `between_patients` is the log-SD of the exposure where the drug has one of its own; the distribution entries are
+    those of a second compartment.
+    """
 
     reference: Dosing
     half_life: Entry
     absorption_half_life: Entry
     saturation: Entry
     hill: Entry
+    route: str = "oral"
+    effect: str = "emax"
+    between_patients: Entry | None = None
+    distribution_half_life: Entry | None = None
+    distribution_share: Entry | None = None
+
+    @classmethod
+    def needed(cls) -> tuple[str, ...]:
+        """Keys that every drug with pk must have."""
+        return tuple(name for name in cls._fields if name not in cls._field_defaults)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,17 @@ SECTIONS = (
     "class_pairs_mechanistic",
     "translation",
     "patients",
+    "engagement",
     "trials",
 )
 # One key below these is the name of a mechanism class (or `default`); a misspelt one would never be read.
-_BY_CLASS = ("classes", "translation.ln_kill_scale", "translation.loss_of_effect", "translation.class_discrepancy")
+_BY_CLASS = (
+    "classes",
+    "engagement",
+    "translation.ln_kill_scale",
+    "translation.loss_of_effect",
+    "translation.class_discrepancy",
+)
 _BY_PAIR = ("class_pairs", "class_pairs_mechanistic")
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -112,8 +119,8 @@ class Reading:
         merged |= {key: getattr(drug, key) for key in drug.model_fields_set - {"pk"}}
         for key in drug.pk.model_fields_set if drug.pk else ():
             given = getattr(drug.pk, key)
-            if key == "reference":
-                merged["reference"] = given
+            if key in ("reference", "route", "effect"):
+                merged[key] = given
             elif given is not None:
                 self._entry(document, layer, (*path, "pk", key), given)
 
@@ -168,12 +175,16 @@ class Reading:
     def _finished_drug(self, name: str, merged: dict[str, Any]) -> DrugInfo:
         if not merged.get("drug_class"):
             raise self._error(f"drugs.{name}", "lacks drug_class, the mechanism class")
-        parts = {key: self.entries.get(f"drugs.{name}.pk.{key}") for key in Pk._fields[1:]}
-        parts = {"reference": merged["reference"], **parts}
-        missing = [key for key, part in parts.items() if part is None]
-        if missing and len(missing) < len(parts):
+        parts = {key: self.entries.get(f"drugs.{name}.pk.{key}") for key in Pk._fields}
+        parts |= {key: merged[key] for key in ("reference", "route", "effect") if key in merged}
+        parts = {key: part for key, part in parts.items() if part is not None}
+        missing = [key for key in Pk.needed() if key not in parts]
+        if missing and parts:
             raise self._error(f"drugs.{name}", f"lacks {', '.join(missing)} (pk takes {', '.join(Pk._fields)})", "pk")
-        pk = None if missing else Pk(**parts)
+        if ("distribution_half_life" in parts) != ("distribution_share" in parts):
+            both = "must have both distribution_half_life and distribution_share, or neither"
+            raise self._error(f"drugs.{name}", both, "pk")
+        pk = None if missing else Pk(**parts)  # pyright: ignore[reportArgumentType]
         return DrugInfo(name, merged["drug_class"], merged.get("code_names", ()), merged.get("note", ""), pk)
 
     def _check_class(self, name: str, classes: set[str]) -> None:

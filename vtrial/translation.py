@@ -8,16 +8,14 @@ For draw s and drug d of a cohort
     ln lambda_d  = ln_loss_of_effect_common + ln loss_of_effect[class]
 
 with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, ``v ~ Normal(0, drug_type_discrepancy)`` for every
-drug in every tumour type, and E_d(t) from dose and schedule. A drug that the fit has not seen is drawn from its
-mechanism class, a tumour type that it has not seen from the population of types.
+drug in every tumour type, and E_d(t) from dose and schedule (:mod:`vtrial.pharmacology`). A drug that the fit has not
+seen is drawn from its mechanism class, a tumour type that it has not seen from the population of types.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,21 +24,33 @@ import numpy as np
 
 from vtrial.base import PatientLaw, Regimens, Schedule
 from vtrial.config import Cohort, Visits
-from vtrial.dosing import Dosing, dose_days, dose_rate, segment_edges
+from vtrial.dosing import Dosing, segment_edges
 from vtrial.errors import InputError
-from vtrial.exposure import DoseResponse, segment_effect
 from vtrial.patients import lay_out
+from vtrial.pharmacology import arm_exposure, between_patients
 from vtrial.posterior import Draws
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
 
-HOURS_PER_DAY = 24.0
+__all__ = [
+    "CohortPlan",
+    "PriorSampler",
+    "TranslationTerms",
+    "class_terms",
+    "common_terms",
+    "drug_effect",
+    "drug_terms",
+    "pair_rule",
+    "plan_cohort",
+    "type_growth",
+]
 
 
 class CohortPlan(NamedTuple):
     """A cohort ready to simulate."""
 
     law: PatientLaw  # leading axis D
-    exposure: jax.Array  # [D, K, R, G]
+    exposure: jax.Array  # [D, K, R, G, 3], the two points of every segment
     schedule: Schedule
     regimens: Regimens
     prevalence: jax.Array  # [B]
@@ -48,30 +58,6 @@ class CohortPlan(NamedTuple):
     drugs: tuple[str, ...]
     arms: tuple[str, ...]
     origin: Mapping[str, str]  # drug -> where its effect comes from
-
-
-class PriorSampler:
-    """Draws of priors, each from a key of its own name: adding a prior leaves the draws of the others as they were."""
-
-    def __init__(self, key: jax.Array, priors: Priors, size: int):
-        self._key, self._priors, self._size = key, priors, size
-
-    def named(self, name: str) -> jax.Array:
-        """Key of a name."""
-        return jax.random.fold_in(self._key, zlib.crc32(name.encode()))
-
-    def entry(self, name: str, tag: str = "") -> np.ndarray:
-        """Draws [D] of an entry; `tag` tells apart several independent uses of one entry."""
-        sample = self._priors.distribution(name).sample(self.named(name + tag), (self._size,))
-        return np.broadcast_to(np.asarray(sample, np.float64), (self._size,))
-
-    def resolved(self, prefix: str, group: str, suffix: str = "", tag: str = "") -> np.ndarray:
-        """Draws of the entry of a group, or of the default."""
-        return self.entry(self._priors.resolve(prefix, group, suffix).name, tag)
-
-    def normal(self, tag: str) -> np.ndarray:
-        """Standard normal draws [D]."""
-        return np.asarray(jax.random.normal(self.named("normal " + tag), (self._size,)), np.float64)
 
 
 def _fitted_name(drug: str, priors: Priors, known: Sequence[str], aliases: Mapping[str, str]) -> str | None:
@@ -182,30 +168,6 @@ def drug_terms(drug: str, drug_class: str, sampler: PriorSampler) -> Translation
     return terms._replace(ln_kill_scale=terms.ln_kill_scale + own)
 
 
-def _dose_response(drug: str, sampler: PriorSampler, priors: Priors) -> tuple[DoseResponse, Dosing]:
-    """Parameters [D] of a drug's time course in patients and its reference dosing."""
-    info = priors.drug(drug)
-    if info.pk is None:
-        raise InputError(
-            f"drug {drug!r} has no clinical dose in the priors (drugs.{info.name}.pk)", key="trial.cohorts"
-        )
-    prefix = f"drugs.{info.name}.pk"
-    ratio = np.exp(sampler.entry("translation.exposure_ratio", f" {info.name}"))
-    response = DoseResponse(
-        half_life=jnp.asarray(sampler.entry(f"{prefix}.half_life") / HOURS_PER_DAY, jnp.float32),
-        absorption_half_life=jnp.asarray(sampler.entry(f"{prefix}.absorption_half_life") / HOURS_PER_DAY, jnp.float32),
-        saturation=jnp.asarray(sampler.entry(f"{prefix}.saturation") * ratio, jnp.float32),
-        hill=jnp.asarray(sampler.entry(f"{prefix}.hill"), jnp.float32),
-    )
-    return response, info.pk.reference.to_dosing()
-
-
-@partial(jax.jit, static_argnames=("reference_rate",))
-def _exposure(edges, times, amounts, response: DoseResponse, reference_rate: float):
-    """Segment means of the effect-time curve of one drug in one arm, [D, G]."""
-    return jax.vmap(lambda each: segment_effect(edges, times, amounts, reference_rate, each))(response)
-
-
 def plan_cohort(
     key: jax.Array, cohort: Cohort, visits: Visits, draws: Draws, priors: Priors, aliases: Mapping[str, str]
 ) -> CohortPlan:
@@ -227,7 +189,7 @@ def plan_cohort(
     Raises
     ------
     InputError
-        If a drug has no clinical dose response in the priors, or a covariate no prior.
+        If a covariate has no prior.
     """
     size = draws.size
     sampler = PriorSampler(key, priors, size)
@@ -282,13 +244,14 @@ def plan_cohort(
         discontinuation_hazard=patient("discontinuation_hazard"),
         missed_visit=patient("missed_visit"),
         death_share=patient("death_share"),
+        **between_patients(drugs, cohort.tumour_type, sampler, priors),
     )
     law = PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
     dosings = [{priors.drug(d).name: dosing.to_dosing() for d, dosing in arm.drugs.items()} for arm in cohort.arms]
     schedule = _schedule(visits.days(), [d for arm in dosings for d in arm.values()])
     regimens = lay_out(drugs, [tuple(arm) for arm in dosings])
-    curves = _arm_exposure(schedule.edges, dosings, drugs, sampler, priors, size)
+    curves = arm_exposure(schedule.edges, dosings, drugs, cohort.tumour_type, sampler, priors)
     return CohortPlan(
         law=law,
         exposure=curves[:, np.asarray(regimens.arm)],
@@ -327,19 +290,3 @@ def _schedule(visit_days: Sequence[float], dosings: Sequence[Dosing]) -> Schedul
         visit_segment=jnp.asarray([at[float(day)] - 1 for day in visit_days], jnp.int32),
         visit_day=jnp.asarray(visit_days, jnp.float32),
     )
-
-
-def _arm_exposure(edges, dosings: Sequence[Mapping[str, Dosing]], drugs, sampler, priors, size: int) -> jax.Array:
-    """Effect-time curves of every arm and drug, [D, arm, R, G]; 0 where an arm does not have the drug."""
-    until = float(edges[-1])
-    curves = np.zeros((size, len(dosings), len(drugs), len(edges) - 1), np.float32)
-    for r, drug in enumerate(drugs):
-        response, reference = _dose_response(drug, sampler, priors)
-        for k, arm in enumerate(dosings):
-            if drug in arm:
-                times = dose_days(arm[drug], until)
-                amounts = jnp.full(len(times), arm[drug].amount, jnp.float32)
-                curves[:, k, r] = _exposure(
-                    edges, jnp.asarray(times, jnp.float32), amounts, response, dose_rate(reference)
-                )
-    return jnp.asarray(curves)

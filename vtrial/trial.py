@@ -85,7 +85,7 @@ class _Endpoints(NamedTuple):
 
 
 def _read_all(
-    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G"], plan: _Plan, setup: _Setup
+    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G *points"], plan: _Plan, setup: _Setup
 ) -> tuple[Assessed, Reading]:
     """What is on the scans of one patient under every regimen, and what is read of them."""
     schedule, regimens, _ = plan
@@ -103,7 +103,7 @@ def _read_all(
 
 
 def _outcome(
-    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G"], plan: _Plan, setup: _Setup
+    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G *points"], plan: _Plan, setup: _Setup
 ) -> tuple[_Outcome, _Endpoints | None]:
     day, rule = plan.schedule.visit_day, setup.rule
     scans, reading = _read_all(one, law, exposure, plan, setup)
@@ -162,7 +162,7 @@ def _endpoints(
 def _count_block(
     key: jax.Array,
     law: PatientLaw,
-    exposure: Float[Array, "K R G"],
+    exposure: Float[Array, "K R G *points"],
     plan: _Plan,
     num_patients: Int[Array, ""],
     setup: _Setup,
@@ -248,7 +248,7 @@ def _count_draw(
 def simulate(
     key: jax.Array,
     law: PatientLaw,
-    exposure: Float[Array, "D K R G"],
+    exposure: Float[Array, "D K R G *points"],
     schedule: Schedule,
     regimens: Regimens,
     prevalence: Float[Array, " B"],
@@ -271,8 +271,9 @@ def simulate(
     law
         See `PatientLaw`; every leaf has a leading axis D.
     exposure
-        Mean effect curve of every drug in every segment, in [0, 1], see `exposure.segment_effect`. Not read where the
-        drug is not part of the regimen.
+        Mean effect curve of every drug in every segment, in [0, 1], see `exposure.segment_effect`; where patients
+        differ in exposure (`law.exposure_sd`), the two points of `exposure.segment_law`, [D, K, R, G, 3]. Not read
+        where the drug is not part of the regimen.
     schedule
         Visits and segments.
     regimens
@@ -302,7 +303,7 @@ def simulate(
 def simulate_endpoints(
     key: jax.Array,
     law: PatientLaw,
-    exposure: Float[Array, "D K R G"],
+    exposure: Float[Array, "D K R G *points"],
     schedule: Schedule,
     regimens: Regimens,
     prevalence: Float[Array, " B"],
@@ -376,7 +377,7 @@ def _sorted(law: PatientLaw, exposure: Array, plan: _Plan, rule: RecistRule) -> 
 def trajectories(
     key: jax.Array,
     law: PatientLaw,
-    exposure: Float[Array, "D K R G"],
+    exposure: Float[Array, "D K R G *points"],
     schedule: Schedule,
     regimens: Regimens,
     prevalence: Float[Array, " B"],
@@ -458,12 +459,16 @@ def _checked(law: PatientLaw, exposure: Array, schedule: Schedule, regimens: Reg
     num_draws = law.mu_ln_growth.shape[0]
     num_regimens, num_drugs = regimens.present.shape
     due = (num_draws, num_regimens, num_drugs, schedule.edges.shape[0] - 1)
+    if law.exposure_sd is not None:
+        due = (*due, 3)  # the two points of every segment, see `course.own_exposure`
     if exposure.shape != due:
         raise ValueError(
             f"exposure: got the shape {exposure.shape}; the law, the regimens and the schedule want {due}: draws, "
             "regimens, drugs, segments (pick the doses of each regimen with exposure[:, regimens.arm])"
         )
-    wrong = [name for name, leaf in zip(law._fields, law, strict=True) if leaf.shape[:1] != (num_draws,)]
+    wrong = [
+        name for name, leaf in zip(law._fields, law, strict=True) if leaf is not None and leaf.shape[:1] != (num_draws,)
+    ]
     if wrong:
         raise ValueError(f"law: {', '.join(wrong)} do not have the {num_draws} draws of mu_ln_growth first")
     law, exposure, prevalence, edges, visit_day = jax.tree.map(

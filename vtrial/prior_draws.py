@@ -1,0 +1,34 @@
+"""Draws of priors, each from a key of its own name."""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import numpy as np
+
+from vtrial.priors import Priors
+
+
+class PriorSampler:
+    """Draws of priors, each from a key of its own name: adding a prior leaves the draws of the others as they were."""
+
+    def __init__(self, key: jax.Array, priors: Priors, size: int):
+        self._key, self._priors, self.size = key, priors, size
+
+    def named(self, name: str) -> jax.Array:
+        """Key of a name."""
+        return jax.random.fold_in(self._key, zlib.crc32(name.encode()))
+
+    def entry(self, name: str, tag: str = "") -> np.ndarray:
+        """Draws [D] of an entry; `tag` tells apart several independent uses of one entry."""
+        sample = self._priors.distribution(name).sample(self.named(name + tag), (self.size,))
+        return np.broadcast_to(np.asarray(sample, np.float64), (self.size,))
+
+    def resolved(self, prefix: str, group: str, suffix: str = "", tag: str = "") -> np.ndarray:
+        """Draws of the entry of a group, or of the default."""
+        return self.entry(self._priors.resolve(prefix, group, suffix).name, tag)
+
+    def normal(self, tag: str) -> np.ndarray:
+        """Standard normal draws [D]."""
+        return np.asarray(jax.random.normal(self.named("normal " + tag), (self.size,)), np.float64)
