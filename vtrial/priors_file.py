@@ -154,6 +154,9 @@ class Reading:
         classes = {drug.drug_class for drug in drugs.values()}
         for name in self.entries:
             self._check_class(name, classes)
+            drug = name.split(".", 2)[2] if name.startswith("engagement.") else "default"
+            if drug != "default" and plain_name(drug) not in known:
+                raise self._error(name, f"unknown drug {shown(drug)}{nearest(drug, known)}; or `default`")
         for arm in self.arms.values():
             for drug in arm.drugs:
                 if plain_name(drug) not in known:

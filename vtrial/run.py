@@ -57,6 +57,7 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
     from vtrial.report import ReportInputs, build_report, figure_data, orr_forest_image
 
     experiment, manifest = inputs.experiment, folder.manifest()
+    engaged = _table(folder, "engagement.csv")
     orr, mice = _table(folder, "orr.csv"), _table(folder, "mouse_response.csv")
     if orr is None:
         raise InputError("holds no orr.csv; `vtrial run` writes it", file=folder.path)
@@ -104,6 +105,7 @@ def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -
         superiority=tables["superiority"],
         waterfall=tables["waterfall"],
         spider=tables["spider"],
+        engagement=None if engaged is None or engaged.empty else engaged,
     )
     folder.path.joinpath("figures").mkdir(exist_ok=True)
     for name, table in {**figure_data(page), **{n: t for n, t in tables.items() if t is not None}}.items():
@@ -197,6 +199,7 @@ def run(
         folder.write_csv("orr.csv", trial.orr)
         folder.write_posterior(trial.draws, ORR_DRAWS)
         folder.write_csv("endpoints.csv", trial.endpoints)
+        folder.write_csv("engagement.csv", trial.engagement)
         folder.update_manifest(
             {
                 "mice": {"seconds": mice},

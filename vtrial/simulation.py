@@ -15,6 +15,8 @@ import xarray as xr
 from vtrial.base import Counts, EndpointCounts
 from vtrial.checkpoint import Checkpoint, from_under, held_back, under
 from vtrial.devices import Kind, device_for, devices_for
+from vtrial.engagement import COLUMNS as ENGAGEMENT_COLUMNS
+from vtrial.engagement import engagement_rows
 from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws, shape_of
 from vtrial.predict import predict_arms
@@ -69,6 +71,7 @@ class TrialResult(NamedTuple):
     waterfall: pd.DataFrame
     spider: pd.DataFrame
     swimmer: pd.DataFrame
+    engagement: pd.DataFrame
     origins: dict[str, str]
     seconds: float  # the whole stage
     simulated_seconds: float  # of which making and reading patients, compiled already
@@ -85,6 +88,7 @@ def trial_stage(
     rule = RECIST_VERSIONS[config.recist]
     warnings = marks(experiment, folder.manifest())
     orr, rate_draws, better, endpoints, samples, origins = [], {}, [], [], [], {}
+    engaged: list[pd.DataFrame] = []
     key_prior, key_patients = jax.random.split(jax.random.key(config.seed))
     checkpoint = _checkpoint(inputs, folder, device) if keep else None
     with folder.open_posterior() as tree, jax.default_device(device_for(device)):
@@ -148,6 +152,7 @@ def trial_stage(
                 plan.prevalence,
                 rule,
             )
+            engaged.append(engagement_rows(cohort, sampler, inputs.priors))
             samples.append(sample_tables(cohort.tumour_type, plan, course, rule, config.confirmation))
 
     def joined(frames: Sequence[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -162,6 +167,7 @@ def trial_stage(
         waterfall=joined(waterfall, WATERFALL),
         spider=joined(spider, SPIDER),
         swimmer=joined(swimmer, SWIMMER),
+        engagement=joined(engaged, ENGAGEMENT_COLUMNS),
         origins=origins,
         seconds=round(time.perf_counter() - begun, 2),
         simulated_seconds=round(running, 3),

@@ -1,6 +1,7 @@
 """Results -> tables, figures and one page."""
 
 from vtrial.report.curves import curves
+from vtrial.report.engagement import engagement
 from vtrial.report.figures import mouse_scatter, null_models, orr_forest, spider, waterfall
 from vtrial.report.images import orr_forest_files, orr_forest_image
 from vtrial.report.page import ReportInputs, build_report, figure_data
@@ -10,6 +11,7 @@ __all__ = [
     "ReportInputs",
     "build_report",
     "curves",
+    "engagement",
     "exact_interval",
     "figure_data",
     "forest_data",

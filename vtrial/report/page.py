@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vtrial.config import Experiment, TrialConfig
 from vtrial.report import figures
 from vtrial.report.curves import TRACE_LOOKS, curve_panels, panel_layout
+from vtrial.report.engagement import engagement
 from vtrial.report.tables import (
     COHORT,
     ENDPOINTS,
@@ -67,6 +68,8 @@ class ReportInputs:
         tumour_type, arm, subgroup, patient, best_change_pct, response.
     spider : DataFrame or None
         arm, patient, day, change_pct.
+    engagement : DataFrame or None
+        Rows of engagement.csv.
     notes : tuple of str
         What the reader must know beside, one sentence each.
     synthetic, quick : bool
@@ -85,6 +88,7 @@ class ReportInputs:
     curves: pd.DataFrame | None = None
     waterfall: pd.DataFrame | None = None
     spider: pd.DataFrame | None = None
+    engagement: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     synthetic: bool = False
     quick: bool = False
@@ -154,6 +158,8 @@ def _figures(inputs: ReportInputs) -> dict[str, Figure]:
         drawn["null-models"] = figures.null_models(inputs.orr)
     if inputs.mouse_response is not None and len(inputs.mouse_response):
         drawn["mice"] = figures.mouse_scatter(inputs.mouse_response)
+    if inputs.engagement is not None:
+        drawn["engagement"] = engagement(inputs.engagement)
     for place, (tumour_type, arm) in enumerate(_sampled_arms(inputs)):
         responses: dict[str, str] = {}
         if inputs.waterfall is not None:
