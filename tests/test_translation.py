@@ -242,6 +242,24 @@ def test_growth_of_tumour_types_without_curves(priors):
     assert_normal(z, 0.0, 1.0)
 
 
+def test_weights_against_engraftment_are_those_of_the_models(priors):
+    """The closed form against PDX models drawn and weighted by growth^-b."""
+    draws, b = posterior(size=4), 1.5
+    cohort = cohort_of("PDAC", {"t": {"trametinib": TRAMETINIB}})
+    plain = law_of(plan(cohort, draws, priors))
+    shifted = law_of(plan_cohort(KEY, cohort, VISITS, draws, priors, {}, engraftment_bias=b))
+    z = np.random.default_rng(6).standard_normal(200_000)
+    for mean, spread, ours in zip(plain.mu_ln_growth, plain.omega_ln_growth, shifted.mu_ln_growth, strict=True):
+        ln_growth = mean + spread * z
+        weight = np.exp(-b * spread * z)
+        # SE of the weighted mean, with the effective number of models
+        error = spread / np.sqrt(weight.sum() ** 2 / (weight**2).sum())
+        assert abs(ours - np.average(ln_growth, weights=weight)) < SIGMAS * error
+        assert abs(np.sqrt(np.average((ln_growth - ours) ** 2, weights=weight)) - spread) < SIGMAS * error
+    for name in set(PatientLaw._fields) - {"mu_ln_growth"}:
+        np.testing.assert_array_equal(getattr(plain, name), getattr(shifted, name), err_msg=name)
+
+
 def test_rule_of_a_class_pair_that_no_mouse_had(priors):
     draws = posterior()
     law = law_of(plan(cohort_of("PDAC", {"a+d": BOTH}), draws, priors))

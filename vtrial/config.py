@@ -222,6 +222,12 @@ class TrialConfig(Section):
     )
     confirmation: bool = Field(default=True, description="true where a response must be confirmed")
     blinded_reader: bool = Field(default=False, description="true where a second, blinded reader reads every scan too")
+    engraftment_bias: float = Field(
+        default=0.0,
+        ge=-10,
+        le=10,
+        description="sensitivity: rise of ln P(a tumour engrafts) with ln growth, which patients are weighted against",
+    )
     recist: Annotated[Literal["1.0", "1.1"], BeforeValidator(lambda v: str(v) if isinstance(v, float) else v)] = Field(
         default="1.1", description="version of RECIST"
     )

@@ -193,4 +193,6 @@ def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
         marks.append("quick")
     if experiment.data.synthetic:
         marks.append("synthetic data")
+    if bias := experiment.trial.engraftment_bias:
+        marks.append(f"sensitivity: weighted against engraftment bias {bias:g}")
     return marks

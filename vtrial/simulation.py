@@ -96,7 +96,10 @@ def trial_stage(
         sampler = PriorSampler(key_prior, inputs.priors, draws.size)
         between_trials = sampler.entry("translation.between_trials")
         for index, cohort in enumerate(config.cohorts):
-            plan = plan_cohort(key_prior, cohort, config.visits, draws, inputs.priors, experiment.data.aliases)
+            plan = plan_cohort(
+                *(key_prior, cohort, config.visits, draws, inputs.priors, experiment.data.aliases),
+                engraftment_bias=config.engraftment_bias,
+            )
             parts, also, times, step, total = [], [], [], max(draws.size // 10, 1), draws.size
             for first in range(0, total, step):
                 piece = slice(first, min(first + step, total))

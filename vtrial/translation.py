@@ -169,7 +169,13 @@ def drug_terms(drug: str, drug_class: str, sampler: PriorSampler) -> Translation
 
 
 def plan_cohort(
-    key: jax.Array, cohort: Cohort, visits: Visits, draws: Draws, priors: Priors, aliases: Mapping[str, str]
+    key: jax.Array,
+    cohort: Cohort,
+    visits: Visits,
+    draws: Draws,
+    priors: Priors,
+    aliases: Mapping[str, str],
+    engraftment_bias: float = 0.0,
 ) -> CohortPlan:
     """Everything that `trial.simulate` needs for one cohort.
 
@@ -185,6 +191,10 @@ def plan_cohort(
         For translation, patients, pharmacology, and what the fit has not seen.
     aliases
         Names of the experiment -> names of the fit.
+    engraftment_bias
+        If tumours engraft with a probability in proportion to growth^b, PDX models over-represent the fast ones, and
+        patients are the PDX models weighted by growth^-b. Of a log-normal growth that is one of a lower median,
+        exactly: mean of ln growth less b times its variance.
 
     Raises
     ------
@@ -204,6 +214,7 @@ def plan_cohort(
         means.append(mean[:, None] + _covariate_shift(cohort, priors.drug_class(drug), sampler, priors, prevalence))
         spreads.append(spread)
     mu_growth, omega_growth = type_growth(cohort.tumour_type, draws, sampler, priors)
+    mu_growth = mu_growth - engraftment_bias * omega_growth**2
     phi, gamma, omega_combination = pair_rule(drugs, draws, sampler, priors)
 
     ratio = priors.entry("translation.human_weight_kg").parameters["value"] * 1000.0
