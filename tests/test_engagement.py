@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from vtrial.config import Cohort
 from vtrial.dosing import Dosing
 from vtrial.engagement import COLUMNS, TARGETS, engagement_rows, horizon
 from vtrial.errors import InputError
+from vtrial.kinetics import average_amount, one_compartment, steady_state_amount
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import load_priors
 from vtrial.report.engagement import engagement as engagement_figure
@@ -55,7 +57,7 @@ def test_engagement_over_the_cycle(rows):
     both = rows[rows["arm"] == "both"]
     for drug, half_life in (("avutometinib", 55 / 24), ("defactinib", 9 / 24)):
         middle = both[both["drug"] == drug].set_index("day")["q50"]
-        assert middle.index[-1] == 56 and middle.index[1] == 0.25 and middle[0.0] == 0.0
+        assert middle.index[-1] == 56 and middle.index[1] == 0.125 and middle[0.0] == 0.0
         # the week off begins with the 22nd day and ends with the 28th
         assert middle[28.0] < 0.7 * middle[20.5] and middle[31.0] > middle[28.0]
         # odds of the median fall by the half-life; the slowest patients make it shallower, never steeper
@@ -66,10 +68,17 @@ def test_engagement_over_the_cycle(rows):
 def test_published_inhibition_comes_out(rows):
     """GSK2256098 at 1000 mg twice daily: about 80 % (Soria 2016); a quarter of the dose has a quarter of the odds."""
     at = {arm: rows[(rows["arm"] == arm) & (rows["day"] >= 7)] for arm in ("GSK2256098", "a quarter")}
-    middle = at["GSK2256098"]["q50"].mean()
-    # SE of the median odds over 500 patients of log-SD 0.61 (0.35 and 0.5): 0.034, in the effect 0.2 x 0.8 of it;
-    # between doses, six half-lives of 6 h in 12 h, the median swings about that of the average amount
-    assert abs(middle - 0.8) < 0.04
+    # odds of 4 at the average amount: those of the amount 3 h after a dose, with half-lives of 6 and 0.5 h, every 12 h
+    rates = math.log(2) * 4.0, math.log(2) * 48.0
+    one = one_compartment(rates[0])
+    then = steady_state_amount(jnp.asarray([0.125]), 0.5, 0.5, one, rates[1]) / average_amount(1.0, one)
+    expected = float(4 * then[0] / (1 + 4 * then[0]))
+    assert 0.75 < expected < 0.9, "about 80 %, as published"
+    day = at["GSK2256098"]["day"]
+    middle = at["GSK2256098"]["q50"][np.isclose(day % 0.5, 0.125)].mean()
+    # five SE of the median of 500 patients: log-SD of the odds about 0.65 (potency 0.35, exposure 0.5, half-life and
+    # missed doses), so 1.25 x 0.65 / sqrt(500) = 0.036 of the odds, times at most 0.19 in the effect
+    assert abs(middle - expected) < 5 * 0.036 * 0.19
     odds = {arm: own["q50"] / (1 - own["q50"]) for arm, own in at.items()}
     np.testing.assert_allclose(odds["a quarter"].to_numpy() * 4, odds["GSK2256098"].to_numpy(), rtol=1e-3)
 

@@ -70,6 +70,7 @@ ORR_COLUMNS = (
 FILES = {
     "diagnostics.csv",
     "endpoints.csv",
+    "engagement.csv",
     "experiment.yaml",
     "manifest.json",
     "mouse_response.csv",

@@ -24,8 +24,8 @@ from vtrial.priors import Priors
 #: mechanism class -> marker of its target
 TARGETS = {"FAK": "pFAK (Y397)", "RAF/MEK": "pERK"}
 COLUMNS = ["tumour_type", "arm", "drug", "target", "day", "mean", "q05", "q25", "q50", "q75", "q95"]
-#: two cycles are shown, within these bounds, four points a day
-LEAST_DAYS, MOST_DAYS, PER_DAY = 28, 84, 4
+#: two cycles are shown, within these bounds, a point every three hours
+LEAST_DAYS, MOST_DAYS, PER_DAY = 28, 84, 8
 
 
 def horizon(dosings: list[Dosing]) -> int:

@@ -59,14 +59,11 @@ def engagement(frame: pd.DataFrame) -> Figure:
                 | {"x": band[0], "y": band[1], "fill": "toself", "fillcolor": colour, "opacity": 0.18}
                 | {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
             )
-            hover = [
-                f"{name}<br>day {row.day:g}<br>{100 * row.q50:.0f} % [{100 * row.q05:.0f}, {100 * row.q95:.0f}]"
-                for row in rows.itertuples()
-            ]
             traces.append(
                 axes
                 | {"x": days, "y": numbers(100 * rows["q50"]), "line": {"color": colour, "width": 1.5}, "name": name}
-                | {"hovertext": hover, "hoverinfo": "text", "showlegend": key not in said}
+                | {"hovertemplate": f"{name}<br>day %{{x:.3~g}}, median %{{y:.0f}} %<extra></extra>"}
+                | {"showlegend": key not in said}
             )
             said.add(key)
     legend = {"orientation": "h", "x": 0, "y": -_FOOT / (height - _FOOT), "yanchor": "top", "font": {"size": 11}}
