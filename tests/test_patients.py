@@ -20,7 +20,7 @@ NUM_PATIENTS = NUM_BLOCKS * BLOCK
 # All keys are fixed, so a bound is a bound on bugs: at 5 SD, chance alone fails one of a million checks.
 SIGMA = 5.0
 
-deviates_of = jax.jit(block_deviates, static_argnames="num_visits")
+deviates_of = jax.jit(block_deviates, static_argnames=("num_visits", "exposure"))
 
 
 def law_of(**changes) -> PatientLaw:
@@ -105,7 +105,7 @@ def test_draws_blocks_and_keys_give_other_patients():
 
 def test_all_quantities_are_independent():
     key = block_key(KEY, jnp.int32(0), jnp.int32(0))
-    deviates = deviates_of(key, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4)
+    deviates = deviates_of(key, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4, exposure=True)
     rows = np.concatenate([np.asarray(leaf).reshape(-1, BLOCK) for leaf in deviates])
     correlation = np.corrcoef(rows)
     off = np.abs(correlation[~np.eye(len(rows), dtype=bool)])
@@ -198,6 +198,7 @@ def test_patients_follow_their_law(people):
 
 def test_with_one_subgroup_and_without_spread_all_are_the_same():
     quiet = {name: 0.0 for name in PatientLaw._fields if name.startswith("omega") or name.endswith("_sd")}
+    del quiet["exposure_sd"]
     law = law_of(**quiet | {"effect_sd": [0.0, 0.0]}, mean_lesions=1.0, reading_error=0.0, reader_effect=0.0)
     people = people_of(law, jnp.asarray([1.0, 0.0], jnp.float32))
     assert not people.subgroup.any()

@@ -66,10 +66,11 @@ def drug(text: str) -> str:
 # ------------------------------------------------------------------------------------------------ what ships
 
 
-def test_shipped_files_are_the_six_and_every_section_is_used(priors: Priors) -> None:
+def test_shipped_files_are_the_seven_and_every_section_is_used(priors: Priors) -> None:
     assert sorted(file.stem for file in priors.files) == [
         "classes",
         "drugs",
+        "engagement",
         "growth",
         "patients",
         "translation",
