@@ -36,7 +36,7 @@ def law_of(varies: bool = True, **changes) -> PatientLaw:
         missed_visit=0.03, death_share=0.1,
     )  # fmt: skip
     if varies:
-        values |= dict(exposure_sd=SD, missed_dose=MISSED, linear_effect=np.zeros(2))
+        values |= dict(exposure_sd=SD, missed_dose=MISSED)
     return PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in (values | changes).items()})
 
 

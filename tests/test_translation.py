@@ -155,7 +155,7 @@ def test_equations_by_hand_on_fixed_priors(fixed):
     np.testing.assert_allclose(law.gamma[:, 2, 0], draws.get("gamma")[:, 0], rtol=1e-6)
     np.testing.assert_allclose(law.omega_combination, draws.get("omega_combination"), rtol=1e-6)
     np.testing.assert_array_equal(law.phi, np.swapaxes(law.phi, 1, 2))
-    for leaf in found.law:
+    for leaf in jax.tree.leaves(found.law):
         assert leaf.dtype == np.float32 and leaf.shape[0] == SIZE and np.all(np.isfinite(leaf))
 
 

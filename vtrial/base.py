@@ -80,11 +80,11 @@ class PatientLaw(NamedTuple):
         Share of those who leave for reasons other than progression who die then; read by PFS alone.
     exposure_sd : Array [R] or None
         SD over patients of the ln odds of each drug's effect that their exposure makes (hill times the log-SD of the
-        exposure). None where all patients have the same exposure; the next two are then None as well.
+        exposure). None where all patients have the same exposure; so is then the next.
     missed_dose : Array [R]
         Mean over patients of hill times -ln of the share of doses taken, which is exponential over patients.
-    linear_effect : Array [R]
-        1 where a drug's effect is linear in the amount, else 0.
+    linear_effect : Array [R] or None
+        1 where a drug's effect is linear in the amount, else 0; None where none is.
     """
 
     mu_ln_growth: jax.Array

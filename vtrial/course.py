@@ -82,10 +82,11 @@ def own_exposure(one: Patient, law: PatientLaw, exposure: Float[Array, "R G *poi
     exposure
         Means [R, G] where all patients have the same exposure, else the two points of `exposure.segment_law` [R, G, 3].
     """
-    if one.exposure is None or law.linear_effect is None:
+    if one.exposure is None:
         return exposure
     points = TwoPoints(exposure[..., 0], exposure[..., 1], exposure[..., 2])
-    return mean_at_level(points, one.exposure[:, None], law.linear_effect[:, None] > 0.0)
+    linear = False if law.linear_effect is None else law.linear_effect[:, None] > 0.0
+    return mean_at_level(points, one.exposure[:, None], linear)
 
 
 def under_one_drug(

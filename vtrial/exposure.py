@@ -140,8 +140,6 @@ def at_level(effect: Float[Array, "..."], ln_odds: Float[Array, "..."], linear: 
     """
     more = jnp.expm1(ln_odds)
     shifted = effect * (1.0 + more) / (1.0 + effect * more)
-    if linear is False:
-        return shifted
     return jnp.where(linear, jnp.minimum(effect * (1.0 + more), 1.0), shifted)
 
 
@@ -153,8 +151,15 @@ def mean_at_level(law: TwoPoints, ln_odds: Float[Array, "..."], linear: Bool[Arr
     segments of up to four weeks of avutometinib, defactinib, gemcitabine and binimetinib, the week off included: 3e-3
     with hill 1 and saturation 1 to 4, below 4e-2 with hill 2 and saturation 10.
     """
-    low, high = at_level(law.low, ln_odds, linear), at_level(law.high, ln_odds, linear)
-    return low + law.weight * (high - low)
+    low, high, weight = law
+    mean, total, product = low + weight * (high - low), low + high, low * high
+    more = jnp.expm1(ln_odds)
+    # the mean of `at_level` of the two points over one denominator; what does not depend on the patient stands alone
+    shifted = (1.0 + more) * (mean + product * more) / (1.0 + (total + product * more) * more)
+    if linear is False:
+        return shifted
+    ends = at_level(low, ln_odds, True), at_level(high, ln_odds, True)
+    return jnp.where(linear, ends[0] + weight * (ends[1] - ends[0]), shifted)
 
 
 def segment_effect(

@@ -304,7 +304,10 @@ def next_study(
         # the arm alone: its own drugs, in the draws that the trial had, from the key that it had
         alone = cohort.model_copy(update={"arms": (chosen[1],)})
         key, _ = jax.random.split(jax.random.key(config.seed))
-        plan = plan_cohort(key, alone, config.visits, draws, inputs.priors, inputs.experiment.data.aliases)
+        plan = plan_cohort(
+            *(key, alone, config.visits, draws, inputs.priors, inputs.experiment.data.aliases),
+            engraftment_bias=config.engraftment_bias,
+        )
         law = mouse_law(plan.law, draws, np.asarray(plan.prevalence), shape_of(tree))
         rate = data["rate"].isel(endpoint=0).sel(arm=arm, subgroup=subgroup).to_numpy().astype(float)
         patients = int(data["num_patients"].sel(subgroup=subgroup))

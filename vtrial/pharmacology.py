@@ -104,7 +104,7 @@ def log_sd(info: DrugInfo, tumour_type: str, sampler: PriorSampler) -> np.ndarra
 def between_patients(
     drugs: Sequence[str], tumour_type: str, sampler: PriorSampler, priors: Priors
 ) -> dict[str, np.ndarray]:
-    """What `base.PatientLaw` holds of exposure: exposure_sd, missed_dose and linear_effect, [D, R] each."""
+    """What `base.PatientLaw` holds of exposure, [D, R] each: exposure_sd, missed_dose and, if any is, linear_effect."""
     found: dict[str, list[np.ndarray]] = {"exposure_sd": [], "missed_dose": [], "linear_effect": []}
     for drug in drugs:
         info = priors.drug(drug)
@@ -116,7 +116,10 @@ def between_patients(
         found["exposure_sd"].append(steep * log_sd(info, tumour_type, sampler))
         found["missed_dose"].append(steep * missed_share(info, tumour_type, sampler))
         found["linear_effect"].append(np.full(sampler.size, float(linear)))
-    return {name: np.stack(values, axis=1) for name, values in found.items()}
+    law = {name: np.stack(values, axis=1) for name, values in found.items()}
+    if not law["linear_effect"].any():
+        del law["linear_effect"]
+    return law
 
 
 @partial(jax.jit, static_argnames=("reference_rate", "linear"))
