@@ -81,6 +81,18 @@ def test_what_was_spoilt_is_sound(folder: Path, capsys: pytest.CaptureFixture[st
     assert cli.main((*SOUND, *extra)) == 0, capsys.readouterr().err
 
 
+def test_check_prints_the_calendar_and_what_is_not_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = "{trametinib: {dose: 2 mg, schedule: QD, holds: [{start: 3 d, length: 2 d}]}}"
+    unknown = "{ceritinib: {dose: 750 mg, schedule: 'QD 21/28'}}"
+    for drugs in (held, unknown):
+        assert cli.main((*SOUND, "--set", f"trial.cohorts.0.arms.0.drugs={drugs}")) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "trametinib 2 mg once a day, held from 3 to 5 d\n" in said
+    assert "week 1   1   1   1   h   h   1   1\n" in said
+    assert "week 4   -   -   -   -   -   -   -\n" in said
+    assert "ceritinib has no pharmacokinetics in the priors: its effect is constant on treated days" in said
+
+
 # --- anything at all ------------------------------------------------------------------------------------------------
 
 _TEXT = (FOLDER / "sound" / "sound.yaml").read_text(encoding="utf-8")
