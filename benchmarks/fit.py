@@ -58,7 +58,7 @@ def vtrial_fit(file: Path, cache: Path) -> dict:
         fit = json.loads(Path(folder, "run", "manifest.json").read_text())["fit"]
         told = log.read_text()
     return {
-        "seconds": seconds,
+        "seconds": round(seconds, 1),
         "where": where(told, fit["seconds"], seconds),
         "gates passed": fit["passed"],
         "peak GiB": round(used.ru_maxrss / 2**20, 2),
@@ -114,15 +114,19 @@ def lme4_table(file: Path, folder: Path) -> Path:
     return path
 
 
-def lme4_fit(table: Path, script: Path) -> tuple[float, float] | str:
-    """Seconds of the fit alone and of the R process around it, or why it could not be run."""
+def lme4_fit(table: Path, script: Path) -> dict | str:
+    """Seconds of the fit alone, of the R process around it and of the processor, or why it could not be run."""
     if shutil.which("Rscript") is None:
         return "no Rscript on the PATH"
-    begun = time.perf_counter()
-    ended = subprocess.run(["Rscript", str(script), str(table)], capture_output=True, text=True)
-    if ended.returncode:
-        return ended.stderr.strip().splitlines()[-1]
-    return float(ended.stdout.split()[0]), time.perf_counter() - begun
+    begun, out = time.perf_counter(), script.with_suffix(".out")
+    with out.open("w") as told:
+        process = subprocess.Popen(["Rscript", str(script), str(table)], stdout=told, stderr=told)
+        _, status, used = os.wait4(process.pid, 0)
+    seconds, process.returncode = time.perf_counter() - begun, os.waitstatus_to_exitcode(status)
+    last = out.read_text().strip().splitlines()[-1]
+    if process.returncode:
+        return last
+    return {"fit": float(last.split()[0]), "process": seconds, "processor": used.ru_utime + used.ru_stime}
 
 
 def main() -> None:
@@ -131,12 +135,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--empty-only", action="store_true", help="no second fit with a full cache")
     chosen = parser.parse_args()
-    rows: dict[str, list[float]] = {
-        "vtrial, empty cache": [],
-        "vtrial, full cache": [],
-        "lme4, fit": [],
-        "lme4, process": [],
-    }
+    names = ("vtrial, empty cache", "vtrial, full cache")[: 1 if chosen.empty_only else 2]
+    wall: dict[str, list[float]] = {name: [] for name in (*names, "lme4")}
+    processor: dict[str, list[float]] = {name: [] for name in wall}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         table, script = lme4_table(chosen.file, folder), folder / "fit.R"
@@ -146,20 +147,23 @@ def main() -> None:
             if isinstance(peer, str):
                 print(f"lme4 skipped: {peer}")
             else:
-                rows["lme4, fit"].append(peer[0])
-                rows["lme4, process"].append(peer[1])
-                print(f"lme4 {peer[0]:.1f} s, process {peer[1]:.1f} s", flush=True)
+                wall["lme4"].append(peer["process"])
+                processor["lme4"].append(peer["processor"])
+                print("lme4", json.dumps({name: round(seconds, 1) for name, seconds in peer.items()}), flush=True)
             cache = folder / f"cache-{repeat}"
-            for name in ("vtrial, empty cache", "vtrial, full cache")[: 1 if chosen.empty_only else 2]:
+            for name in names:
                 found = vtrial_fit(chosen.file, cache)
-                rows[name].append(found.pop("seconds"))
-                print(name, f"{rows[name][-1]:.1f} s", json.dumps(found), flush=True)
-    for name, seconds in rows.items():
-        if seconds:
-            print(f"{name:22} median {statistics.median(seconds):7.1f} s of {len(seconds)}")
-    if rows["lme4, process"]:
-        ratios = [a / b for a, b in zip(rows["vtrial, empty cache"], rows["lme4, process"], strict=True)]
-        print(f"vtrial with an empty cache over lme4: median ratio {statistics.median(ratios):.0f}")
+                wall[name].append(found["seconds"])
+                processor[name].append(found["processor seconds"])
+                print(name, json.dumps(found), flush=True)
+    for name in wall:
+        if wall[name]:
+            middle, own = statistics.median(wall[name]), statistics.median(processor[name])
+            print(f"{name:22} median of {len(wall[name])}: {middle:7.1f} s, {own:7.1f} s of the processor")
+    for what, seconds in (("time", wall), ("processor time", processor)):
+        if seconds["lme4"]:
+            ratios = [a / b for a, b in zip(seconds["vtrial, empty cache"], seconds["lme4"], strict=True)]
+            print(f"vtrial with an empty cache over lme4, {what}: median ratio {statistics.median(ratios):.0f}")
 
 
 if __name__ == "__main__":
