@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.integrate import solve_ivp
 
 from vtrial import cli
 from vtrial.dataset import Dataset, read_dataset
@@ -132,6 +133,26 @@ def test_curves_are_those_of_the_growth_model(dataset):
     ):
         # float64 throughout; q(t) is a difference of terms of 28
         np.testing.assert_allclose(found, expected(rho), atol=1e-12)
+
+
+def test_gompertz_curves_start_at_the_median_volume(dataset):
+    """d ln V / dt = s + c (1 - exp(-lambda t)) - b (ln V - ln V_ref), by a fine Runge-Kutta in SciPy."""
+    (study,) = studies_of(dataset)
+    tree = posterior()
+    tree.attrs.update(growth="gompertz", deceleration=0.01)
+    curves = study_curves(tree, study)
+    for draw in (0, DRAWS - 1):
+        growth, loss, slowing = np.exp(LN_GROWTH[draw, 0]), LAW["loss"][draw], LAW["slowing"][draw]
+        for found, rho in ((curves.control, 0.0), (curves.singles[:, 1], 0.6)):
+
+            def slope(day, x, rho=rho, growth=growth, loss=loss, slowing=slowing):
+                waned = -np.expm1(-LOSS_RATE * day)
+                pull = 0.01 * (x - np.log(225.0))
+                return growth * (1 - rho) + growth * (loss * rho - slowing) * waned - pull
+
+            solved = solve_ivp(slope, (0.0, 28.0), [5.4], t_eval=[0.0, 14.0, 28.0], rtol=1e-10, atol=1e-12)
+            at = np.searchsorted(curves.day, [0.0, 14.0, 28.0])
+            np.testing.assert_allclose(found[draw, at], solved.y[0] - 5.4, atol=1e-8)
 
 
 def test_the_index_is_that_of_the_effects(dataset):
