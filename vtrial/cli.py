@@ -297,6 +297,33 @@ def new(
     print(f"{file}\nvtrial run {shlex.quote(file)} --quick")
 
 
+@app.command("pdx-study")
+def pdx_study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Protocol of the study (YAML).")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for volumes.csv and what is behind it.")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN_DIR", help="A fit of that table, to compare with what was planted."),
+    ] = None,
+) -> None:
+    """Simulate a PDX study from implantation to endpoint, as a table to fit with what was planted in it."""
+    from vtrial.pdx_protocol import read_protocol
+
+    protocol = read_protocol(file)
+    if run_dir is not None:
+        _check_run_folder(run_dir)
+    _devices("cpu", "cpu")
+    from vtrial.pdx_study import study_folder
+
+    tables = study_folder(protocol, out, run_dir)
+    for name in ("flow", "readout", "recovery"):
+        if name in tables:
+            print(f"{name}:")
+            print_table(tables[name])
+    for name in tables:
+        print(shown(out / f"{name}.csv"))
+
+
 @app.command()
 def schema(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
@@ -312,6 +339,25 @@ def schema(
     with whole(out.absolute()) as aside:
         aside.write_text(schema_text(), encoding="utf-8")
     print(shown(out))
+
+
+@app.command()
+def sensitivity(
+    run_dir: RunDir,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Priors shown of each arm.")] = 5,
+) -> None:
+    """Show which prior moves the response rate of each arm of a run, by power scaling; writes sensitivity.csv."""
+    _check_run_folder(run_dir)
+    _devices("auto", "auto")
+    from vtrial import run as pipeline
+
+    table = pipeline.sensitivity(run_dir)
+    for (tumour_type, arm), rows in table.groupby(["tumour_type", "arm"], sort=False):
+        print(plain(f"{tumour_type}: {arm}, mean response rate {100 * rows['mean'].iloc[0]:.1f} %"))
+        chosen = rows.head(top).drop(columns=["tumour_type", "arm", "uses", "mean", "correlation", "source"])
+        means = {name: 100 * chosen[name] for name in ("mean_low", "mean_high", "mean_wider", "mean_narrower")}
+        print_table(chosen.assign(**means))
+    print(shown(run_dir / "sensitivity.csv"))
 
 
 @app.command()
@@ -416,7 +462,7 @@ def priors(
     experiment = load_experiment(file, overrides or ())
     loaded = load_priors(experiment.prior_paths())
     _devices("auto", "auto")
-    from vtrial.consequences import consequences, parameters_text
+    from vtrial.consequences import consequences, parameters_text, sentence
 
     for entry in loaded.entries.values():
         print(plain(f"{entry.name}: {parameters_text(entry)}, unit {entry.unit}, {entry.certainty}"))
@@ -425,13 +471,13 @@ def priors(
     print("\nWhat follows before any mouse is read: median and 90 % interval")
     lines = consequences(experiment, loaded, draws, patients=2000)
     for line in lines:
-        print(plain(f"  {line.what}: {line.q50:.3g} {line.unit} [{line.q05:.3g}, {line.q95:.3g}]"))
+        print(plain(f"  {sentence(line)}"))
     if out is not None:
         from vtrial.report.prior_images import consequences_image
         from vtrial.store import whole
 
         with whole(out.absolute()) as aside:
-            aside.write_bytes(consequences_image(lines))
+            aside.write_bytes(consequences_image(lines, experiment.title or experiment.name))
         print(shown(out))
 
 

@@ -108,6 +108,7 @@ class MiceConfig(Section):
 
     replicates: Count = Field(default=400, description="posterior draws used")
     min_models: Count = Field(default=25, description="arms with fewer PDX models are left out")
+    tgi_day: Annotated[int, Field(ge=1, le=365)] = Field(default=21, description="day of tgi.csv after treatment start")
     seed: Seed = Field(default=2, description="seed of the replicated mice")
 
 

@@ -7,33 +7,52 @@ average drug does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from vtrial.config import Arm, Cohort, Experiment
+from vtrial.errors import InputError
 from vtrial.mouse_prior import PriorDraws
 from vtrial.priors import Entry, Priors
 from vtrial.published import VISITS, arms_alone
 from vtrial.rates import response_rates
-from vtrial.regimen import Dosing
 from vtrial.translation import PriorSampler, plan_cohort
 from vtrial.trial import simulate
 
-_MIDDLE, _ENDS = 0.5, (0.05, 0.95)
+_WEIGHTS = ("human_weight_kg", "mouse_weight_g")
+
+Quantity = Literal["time", "share", "rate"]
 
 
 class Consequence(NamedTuple):
-    """One line: what follows from the priors, with its median and 90 % interval."""
+    """One line: what follows from the priors, with mean, median and 90 % interval.
+
+    Attributes
+    ----------
+    what, unit : str
+        In plain words; days or %.
+    quantity : "time", "share" or "rate"
+        A time, a share of growth or kill, or a response rate.
+    mean, q05, q50, q95 : float
+        Over draws of the priors. A mean of times is not given (NaN): a slow tumour would rule it.
+    names : tuple of str
+        The priors behind it.
+    known : tuple of float
+        What was published of it, shown beside it and read by nothing.
+    """
 
     what: str
     unit: str
+    quantity: Quantity
+    mean: float
     q05: float
     q50: float
     q95: float
-    names: tuple[str, ...]  # the priors behind it
+    names: tuple[str, ...]
+    known: tuple[float, ...] = ()
 
 
 def parameters_text(entry: Entry) -> str:
@@ -41,15 +60,28 @@ def parameters_text(entry: Entry) -> str:
     return f"{entry.family}({', '.join(f'{name} {value:g}' for name, value in entry.parameters.items())})"
 
 
-def _line(what: str, unit: str, values: np.ndarray, *names: str) -> Consequence:
-    q05, q50, q95 = np.quantile(values, [_ENDS[0], _MIDDLE, _ENDS[1]])
-    return Consequence(what, unit, float(q05), float(q50), float(q95), names)
+def sentence(line: Consequence) -> str:
+    """A line as text: ``what: median (mean) [90 % interval]``, and what was published."""
+    said = f"{line.what}: {line.q50:.3g} {line.unit} [{line.q05:.3g}, {line.q95:.3g}]"
+    if line.quantity == "rate":
+        said = f"{line.what}: {line.q50:.2g} {line.unit} [{line.q05:.2g}, {line.q95:.2g}], mean {line.mean:.2g}"
+    known = ", ".join(f"{value:.3g}" for value in line.known)
+    return f"{said}; published {known} {line.unit}" if known else said
+
+
+def _line(
+    what: str, quantity: Quantity, values: np.ndarray, names: Sequence[str], known: Sequence[float] = ()
+) -> Consequence:
+    q05, q50, q95 = np.quantile(values, [0.05, 0.5, 0.95])
+    mean = math.nan if quantity == "time" else float(values.mean())
+    unit = "days" if quantity == "time" else "%"
+    return Consequence(what, unit, quantity, mean, float(q05), float(q50), float(q95), tuple(names), tuple(known))
 
 
 def consequences(experiment: Experiment, priors: Priors, draws: int, patients: int) -> list[Consequence]:
     """Doubling times, effects and response rates that the priors of an experiment imply; no mouse is read.
 
-    The average drug is a new drug of a new class at full effect for as long as it is given.
+    The average drug is a new drug of a class that has no prior of its own, at its reference dosing.
 
     Parameters
     ----------
@@ -63,19 +95,7 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
     key = jax.random.key(experiment.trial.seed)
     mice = PriorDraws(jax.random.fold_in(key, 1), priors, draws)
     sampler = PriorSampler(key, priors, draws)
-    z = sampler.normal("a model of a type")
-    ln_growth = (
-        mice.get("mu_ln_growth")
-        + mice.get("omega_ln_growth_type") * sampler.normal("a tumour type")
-        + sampler.entry("growth.mouse.between_models") * z
-    )
-    mouse = math.log(2.0) / np.exp(ln_growth)
-    weight = {
-        name: priors.entry(f"translation.{name}").parameters["value"] for name in ("human_weight_kg", "mouse_weight_g")
-    }
-    scale = (1000.0 * weight["human_weight_kg"] / weight["mouse_weight_g"]) ** sampler.entry(
-        "translation.growth_exponent"
-    )
+    lines = _growth_lines(experiment, priors, mice, sampler)
     effect = (
         mice.get("mu_effect")
         + mice.get("omega_effect_class") * sampler.normal("a class")
@@ -92,64 +112,73 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
         + sampler.entry("translation.drug_discrepancy") * sampler.normal("a discrepancy")
         + sampler.entry("translation.drug_type_discrepancy") * sampler.normal("a discrepancy in a type")
     )
-    growth = ("growth.mouse.ln_rate", "growth.mouse.between_types", "growth.mouse.between_models")
-    classes = tuple(
+    classes = [
         f"classes.default.{name}" for name in ("mean_effect", "between_classes", "between_drugs", "between_types")
-    )
-    lines = [
-        _line("an untreated tumour of a mouse doubles its volume in", "days", mouse, *growth),
-        _line(
-            "an untreated tumour of a patient doubles its volume in",
-            "days",
-            mouse / scale,
-            "translation.growth_exponent",
-            *growth,
-        ),
-        _line(
-            "an average new drug takes off the growth of a mouse's tumour (100 = stasis)", "%", 100 * effect, *classes
-        ),
-        _line(
-            "of a mouse's kill a patient sees",
-            "%",
-            100 * kill,
-            "translation.ln_kill_scale",
-            "translation.ln_kill_scale_common",
-            "translation.drug_discrepancy",
-            "translation.drug_type_discrepancy",
-        ),
-        _line(
-            "half of an effect is lost in a patient after",
-            "days",
-            fade,
-            "translation.loss_of_effect",
-            "translation.ln_loss_of_effect_common",
-        ),
+    ]
+    parts = ("ln_kill_scale", "ln_kill_scale_common", "drug_discrepancy", "drug_type_discrepancy")
+    scales = [f"translation.{name}" for name in parts]
+    losses = ["translation.loss_of_effect", "translation.ln_loss_of_effect_common"]
+    lines += [
+        _line("half of an effect is lost in a patient after", "time", fade, losses),
+        _line("an average new drug takes off a mouse tumour's growth (100: stasis)", "share", 100 * effect, classes),
+        _line("of the kill in a mouse, relative to its growth, a patient sees", "share", 100 * kill, scales),
     ]
     for cohort in experiment.trial.cohorts:
         bare = Cohort(tumour_type=cohort.tumour_type, arms=(_average_drug(cohort, priors),))
         rate = _rates(key, bare, mice, priors, {}, patients)[:, 0, -1]
         lines.append(
-            _line(
-                f"response rate of an average new drug in {cohort.tumour_type}",
-                "%",
-                100 * rate,
-                *classes,
-                "translation",
-            )
+            _line(f"{cohort.tumour_type}: response rate of an average new drug", "rate", 100 * rate, ["translation"])
         )
         rates = _rates(key, cohort, mice, priors, experiment.data.aliases, patients)
         for k, arm in enumerate(cohort.arms):
-            what = f"response rate of {arm.name} in {cohort.tumour_type}, without any mouse"
-            lines.append(_line(what, "%", 100 * rates[:, k, -1], "classes", "translation", "patients"))
+            known = [100 * o.responders / o.patients for o in arm.observed if o.subgroup == "all"]
+            what = f"{cohort.tumour_type}: response rate of {arm.name}"
+            lines.append(_line(what, "rate", 100 * rates[:, k, -1], ("classes", "translation", "patients"), known))
+    return lines
+
+
+def _growth_lines(experiment: Experiment, priors: Priors, mice: PriorDraws, sampler: PriorSampler) -> list[Consequence]:
+    """Doubling times in mice and patients: of a tumour of any type, and of those of the cohorts that have a prior."""
+    weight = {name: priors.entry(f"translation.{name}").parameters["value"] for name in _WEIGHTS}
+    ratio = 1000.0 * weight["human_weight_kg"] / weight["mouse_weight_g"]
+    scale = ratio ** sampler.entry("translation.growth_exponent")
+    within = sampler.entry("growth.mouse.between_models") * sampler.normal("a model of a type")
+    general = mice.get("mu_ln_growth") + mice.get("omega_ln_growth_type") * sampler.normal("a tumour type")
+    types: list[tuple[str, np.ndarray, list[str], Sequence[float]]] = [
+        ("tumour", general, ["growth.mouse.ln_rate", "growth.mouse.between_types"], ())
+    ]
+    for name in dict.fromkeys(cohort.tumour_type for cohort in experiment.trial.cohorts):
+        own, human = f"growth.types.{name}.ln_rate", f"growth.human.{name}.doubling_days"
+        known = [priors.entry(human).quantile(0.5)] if human in priors.names() else []
+        if own in priors.names():
+            types.append((f"{name} tumour", sampler.entry(own), [own], known))
+        elif known:
+            types.append((f"{name} tumour", general, types[0][2], known))
+    lines = []
+    for what, centre, names, known in types:
+        days = math.log(2.0) / np.exp(centre + within)
+        names = [*names, "growth.mouse.between_models"]
+        if what != "tumour" and centre is general:  # in mice that is the first line again
+            lines.append(_line(f"an untreated {what} of a patient doubles in", "time", days / scale, names, known))
+            continue
+        lines.append(_line(f"an untreated {what} of a mouse doubles in", "time", days, names))
+        in_patients = [*names, "translation.growth_exponent"]
+        lines.append(_line(f"an untreated {what} of a patient doubles in", "time", days / scale, in_patients, known))
     return lines
 
 
 def _average_drug(cohort: Cohort, priors: Priors) -> Arm:
-    """The first drug of a cohort at its reference dosing: without mice it stands for any drug of its class."""
-    drug = next(drug for arm in cohort.arms for drug in arm.drugs)
-    pk = priors.drug(drug).pk
-    reference: Dosing = cohort.arms[0].drugs[drug] if pk is None else pk.reference
-    return Arm(name=drug, drugs={drug: reference})
+    """A drug of a class without priors of its own, at its reference dosing: without mice it stands for any drug."""
+    own = {
+        name.split(".")[len(prefix.split("."))]
+        for prefix in ("classes", "translation.ln_kill_scale", "translation.class_discrepancy")
+        for name in priors.names(prefix)
+    }
+    in_cohort = [priors.drug(drug) for arm in cohort.arms for drug in arm.drugs]
+    for info in [*in_cohort, *priors.drugs.values()]:
+        if info.pk is not None and info.drug_class not in own:
+            return Arm(name=info.name, drugs={info.name: info.pk.reference})
+    raise InputError("every drug with a clinical dose is of a class with priors of its own", key="drugs")
 
 
 def _rates(

@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from vtrial.crossvalidation import Leave
     from vtrial.simulation import TrialResult
 
-__all__ = ["Devices", "check", "crossvalidate", "fit", "predict_mice", "report", "run", "simulate", "twin"]
+__all__ = [
+    "Devices",
+    "check",
+    "crossvalidate",
+    "fit",
+    "predict_mice",
+    "report",
+    "run",
+    "sensitivity",
+    "simulate",
+    "twin",
+]
 
 
 #: raised whenever the same settings give other numbers; a folder of other formats is of another version
@@ -186,6 +197,7 @@ def run(
     GateError
         After everything is written, if the fit did not pass its gates.
     """
+    from vtrial.discrepancy import discrepancies
     from vtrial.fitting import fit_stage
     from vtrial.simulation import mice_stage, trial_stage
 
@@ -200,6 +212,10 @@ def run(
         folder.write_posterior(trial.draws, ORR_DRAWS)
         folder.write_csv("endpoints.csv", trial.endpoints)
         folder.write_csv("engagement.csv", trial.engagement)
+        said = marks(inputs.experiment, folder.manifest())
+        folder.write_csv("discrepancies.csv", discrepancies(inputs.experiment, trial.draws, said))
+        folder.write_csv("tgi.csv", trial.tgi)
+        folder.write_csv("ranks.csv", trial.ranks)
         folder.update_manifest(
             {
                 "mice": {"seconds": mice},
@@ -366,6 +382,18 @@ def twin(run_dir: Path, out: Path, *, seed: int) -> int:
     with whole(Path(out).absolute()) as aside:
         aside.write_bytes(content)
     return len(table)
+
+
+def sensitivity(run_dir: Path) -> pd.DataFrame:
+    """Write `sensitivity.csv` of a run: which prior moves the response rate of each arm; returns the table."""
+    from vtrial.sensitivity import power_scaling
+
+    folder = RunFolder(run_dir)
+    inputs = _stored_inputs(folder)
+    table = power_scaling(inputs, folder)
+    with folder.lock():
+        folder.write_csv("sensitivity.csv", table)
+    return table
 
 
 def predict_mice(run_dir: Path, pairs: Path, out: Path) -> pd.DataFrame:

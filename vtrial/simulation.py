@@ -17,10 +17,14 @@ from vtrial.checkpoint import Checkpoint, from_under, held_back, under
 from vtrial.devices import Kind, device_for, devices_for
 from vtrial.engagement import COLUMNS as ENGAGEMENT_COLUMNS
 from vtrial.engagement import engagement_rows
+from vtrial.inhibition import COLUMNS as TGI_COLUMNS
+from vtrial.inhibition import inhibition, inhibition_rows
 from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws, shape_of
 from vtrial.predict import predict_arms
 from vtrial.progress import Progress
+from vtrial.ranks import COLUMNS as RANK_COLUMNS
+from vtrial.ranks import rank_rows
 from vtrial.rates import COLUMNS, orr_draws, orr_rows, response_rates, superiority
 from vtrial.response import RECIST_VERSIONS
 from vtrial.sample import SPIDER, SWIMMER, WATERFALL, sample_tables
@@ -68,6 +72,8 @@ class TrialResult(NamedTuple):
     draws: xr.DataTree
     superiority: pd.DataFrame
     endpoints: pd.DataFrame
+    tgi: pd.DataFrame  # empty where nothing is kept
+    ranks: pd.DataFrame
     waterfall: pd.DataFrame
     spider: pd.DataFrame
     swimmer: pd.DataFrame
@@ -82,14 +88,19 @@ class TrialResult(NamedTuple):
 def trial_stage(
     inputs: Inputs, folder: RunFolder, device: Kind, progress: Progress, *, keep: bool = False
 ) -> TrialResult:
-    """Simulate every cohort and return the tables; writes nothing but, with `keep`, a checkpoint of its counts."""
+    """Simulate every cohort and return the tables; writes nothing but, with `keep`, a checkpoint of its counts.
+
+    With `keep` new mice of every cohort are simulated too.
+    """
     experiment, config = inputs.experiment, inputs.experiment.trial
     begun, simulated, running, compiling = time.perf_counter(), 0, 0.0, 0.0
     rule = RECIST_VERSIONS[config.recist]
     warnings = marks(experiment, folder.manifest())
     orr, rate_draws, better, endpoints, samples, origins = [], {}, [], [], [], {}
     engaged: list[pd.DataFrame] = []
+    tgi, ranks = [], []
     key_prior, key_patients = jax.random.split(jax.random.key(config.seed))
+    key_mice = jax.random.fold_in(key_prior, 1)
     checkpoint = _checkpoint(inputs, folder, device) if keep else None
     with folder.open_posterior() as tree, jax.default_device(device_for(device)):
         draws = Draws(tree, config.draws)
@@ -132,7 +143,7 @@ def trial_stage(
             here = _running(times)
             running, compiling = running + here[0], compiling + here[1]
             simulated += sum(size for _, size in times) * config.patients * len(plan.arms)
-            rates = response_rates(plan, counts, config.confirmation)
+            rates, number = response_rates(plan, counts, config.confirmation), len(plan.arms)
             orr.append(
                 orr_rows(cohort, plan, rates, config.seed + 1000 * index, config.patients, between_trials, warnings)
             )
@@ -145,6 +156,15 @@ def trial_stage(
                 name: (unit, np.concatenate([one[name][1] for one in also])) for name, (unit, _) in also[0].items()
             }
             endpoints.append(endpoint_rows(cohort, plan, found, warnings))
+            groups = [*(plan.subgroups if cohort.subgroups else ()), "all"]
+            main, *_ = rates
+            ranks.append(rank_rows(cohort.tumour_type, groups, main, plan.arms, rates[main][:, :number], warnings))
+            if keep:
+                day = float(experiment.mice.tgi_day)
+                mice = inhibition(jax.random.fold_in(key_mice, index), plan, draws, shape_of(tree), day)
+                tgi.append(inhibition_rows(cohort, plan, mice, day, warnings))
+                names = [" + ".join(one) for one in mice.drugs]
+                ranks.append(rank_rows(cohort.tumour_type, groups, "mouse_tgi", names, mice.median, warnings))
             shown = min(inputs.experiment.report.patients_shown, draws.size)
             course = trajectories(
                 key_patients,
@@ -167,6 +187,8 @@ def trial_stage(
         draws=xr.DataTree.from_dict({"/": xr.Dataset(attrs={"marks": "; ".join(warnings)}), **rate_draws}),
         superiority=joined(better),
         endpoints=joined(endpoints, ENDPOINT_COLUMNS),
+        tgi=joined(tgi, TGI_COLUMNS),
+        ranks=joined(ranks, RANK_COLUMNS),
         waterfall=joined(waterfall, WATERFALL),
         spider=joined(spider, SPIDER),
         swimmer=joined(swimmer, SWIMMER),

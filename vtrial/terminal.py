@@ -67,6 +67,21 @@ def print_answer(folder: Path | None) -> None:
     # Empty is missing in numbers only: an arm may be called NA.
     numbers: dict[str, list[str]] = {name: [""] for name in _NUMBERS}
     _print_rates(pd.read_csv(file, keep_default_na=False, na_values=numbers))
+    if (mice := file.with_name("tgi.csv")).is_file():
+        _print_inhibition(pd.read_csv(mice, keep_default_na=False, na_values={"above_singles": [""], "mean": [""]}))
+
+
+def _print_inhibition(tgi: pd.DataFrame) -> None:
+    """Tumour growth inhibition in mice, below the response rates of patients."""
+    chosen = tgi[(tgi["kind"] == "population") & (tgi["subgroup"] == "all")]
+    for (tumour_type, day), rows in chosen.groupby(["tumour_type", "day"], sort=False):
+        print(f"\nThe same drugs in new PDX models, {plain(str(tumour_type))}, day {day:g}:")
+        regression = rows[rows["endpoint"] == "regression"].set_index("drugs")["mean"]
+        for row in rows[rows["endpoint"] == "tgi"].to_dict("records"):
+            name, above = row["drugs"], row["above_singles"]
+            said = f"  {plain(name)}: TGI {100 * row['q50']:.0f} % [{100 * row['q05']:.0f}, {100 * row['q95']:.0f}]"
+            said += f", {100 * regression[name]:.0f} % of models regress"
+            print(said if above != above else f"{said}, P(above each drug alone) {above:.2f}")
 
 
 def print_result(result: Mapping[str, Any]) -> None:

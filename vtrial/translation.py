@@ -176,6 +176,7 @@ def plan_cohort(
     priors: Priors,
     aliases: Mapping[str, str],
     engraftment_bias: float = 0.0,
+    sampler: PriorSampler | None = None,
 ) -> CohortPlan:
     """Everything that `trial.simulate` needs for one cohort.
 
@@ -195,6 +196,8 @@ def plan_cohort(
         If tumours engraft with a probability in proportion to growth^b, PDX models over-represent the fast ones, and
         patients are the PDX models weighted by growth^-b. Of a log-normal growth that is one of a lower median,
         exactly: mean of ln growth less b times its variance.
+    sampler
+        Of that key, where somebody wants to know what it gave.
 
     Raises
     ------
@@ -202,7 +205,7 @@ def plan_cohort(
         If a covariate has no prior.
     """
     size = draws.size
-    sampler = PriorSampler(key, priors, size)
+    sampler = sampler or PriorSampler(key, priors, size)
     drugs = tuple(sorted({priors.drug(d).name for arm in cohort.arms for d in arm.drugs}))
     subgroups = tuple(cohort.subgroups) or ("all",)
     prevalence = np.array([s.prevalence for s in cohort.subgroups.values()] or [1.0])

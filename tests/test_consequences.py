@@ -1,0 +1,68 @@
+"""What the priors say before any mouse, in lines and in a picture."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from vtrial.config import Experiment
+from vtrial.consequences import Consequence, _average_drug, consequences, sentence
+from vtrial.priors import load_priors
+from vtrial.report.prior_images import consequences_image
+
+DAILY = {"dose": "400 mg", "times_per_day": 2, "repeat": "1 d"}
+
+
+def experiment() -> Experiment:
+    arms = [
+        {
+            "name": "defactinib 400 mg",
+            "drugs": {"defactinib": DAILY},
+            "observed": [{"responders": 0, "patients": 46, "source": "phase 1"}],
+        }
+    ]
+    cohorts = [{"tumour_type": kind, "arms": arms} for kind in ("LGSOC", "PDAC")]
+    return Experiment.model_validate(
+        {"name": "x", "data": {"path": "x.csv", "source": "x"}, "trial": {"cohorts": cohorts}}
+    )
+
+
+@pytest.mark.long
+def test_lines_of_an_experiment() -> None:
+    priors = load_priors()
+    lines = {line.what: line for line in consequences(experiment(), priors, draws=200, patients=100)}
+    mouse, patient = (lines[f"an untreated tumour of a {who} doubles in"] for who in ("mouse", "patient"))
+    # the ratio of the medians is the growth scale: medians of 200 draws with log-SD 1 and 0.4
+    ratio = (1000 * 70 / 22.5) ** 0.25
+    assert abs(math.log(patient.q50 / mouse.q50 / ratio)) < 4 * 1.25 * 0.4 / math.sqrt(200)
+    assert "an untreated LGSOC tumour of a mouse doubles in" in lines  # has a prior of its own in mice
+    assert "an untreated PDAC tumour of a mouse doubles in" not in lines
+    assert lines["an untreated PDAC tumour of a patient doubles in"].known == pytest.approx([94.0])
+    assert math.isnan(mouse.mean) and mouse.unit == "days"
+    for kind in ("LGSOC", "PDAC"):
+        arm = lines[f"{kind}: response rate of defactinib 400 mg"]
+        assert arm.known == (0.0,) and arm.quantity == "rate"
+        assert 0.0 <= arm.q05 <= arm.q50 <= arm.q95 <= 100.0 and arm.q05 <= arm.mean <= 100.0
+        assert lines[f"{kind}: response rate of an average new drug"].known == ()
+    image = consequences_image(list(lines.values()), "A title that is long enough to be wrapped " * 4)
+    assert image.startswith(b"\x89PNG") and len(image) > 20_000
+
+
+def test_the_average_drug_is_of_a_class_like_any_other() -> None:
+    """FAK inhibitors have a spread and a discrepancy of their own, so that none of them is average."""
+    priors = load_priors()
+    arm = _average_drug(experiment().trial.cohorts[0], priors)
+    (drug,) = arm.drugs
+    found = priors.drug_class(drug)
+    assert found != "FAK"
+    assert not priors.names(f"classes.{found}") and not priors.names(f"translation.class_discrepancy.{found}")
+
+
+def test_a_line_as_text() -> None:
+    rate = Consequence("a rate", "%", "rate", 12.34, 0.0, 3.21, 56.7, (), (31.2,))
+    assert sentence(rate) == "a rate: 3.2 % [0, 57], mean 12; published 31.2 %"
+    time = Consequence("a time", "days", "time", math.nan, 3.81, 14.4, 76.8, ())
+    assert sentence(time) == "a time: 14.4 days [3.81, 76.8]"
+    assert np.isnan(time.mean)
