@@ -140,6 +140,17 @@ def test_the_table_names_what_is_left_out(toy):
     assert list(table.iloc[MODELS + 3][["tumour_type", "pdx_model", "mouse"]]) == ["T2", "M1", "S/3"]
 
 
+def test_draws_that_never_moved_have_no_density(toy):
+    """A stuck chain: no number is made up, and nothing else is touched."""
+    stuck = {**toy.draws, "ln_growth": toy.draws["ln_growth"].copy()}
+    stuck["ln_growth"][..., 1] = -3.0
+    found, right = (left_out_density(toy.panel, toy.values, draws) for draws in (stuck, toy.draws))
+    table = loo_table(toy.panel, found).query("level == 'pdx_model'")
+    assert np.isnan(table["elpd"].iloc[1]) and not table["pareto_k"].iloc[1] < LARGEST_K
+    rest = np.arange(MODELS) != 1
+    np.testing.assert_array_equal(found.pdx_model[..., rest], right.pdx_model[..., rest])
+
+
 # ------------------------------------------------------------------------------------------------ fits compared
 
 
@@ -188,6 +199,9 @@ def test_fits_of_other_curves_or_without_densities_are_refused():
     one = tree(np.zeros(5))
     with pytest.raises(InputError, match="fitted to other curves than the first run"):
         compared_fits({"a": one, "b": tree(np.zeros(5), mice=3)})
+    few = tree(np.zeros(5)).isel(draw=slice(2))
+    with pytest.raises(InputError, match="has too few draws"):
+        compared_fits({"a": few, "b": few})
     old = tree(np.zeros(5))
     old["log_likelihood"] = old["log_likelihood"].to_dataset().drop_vars("pdx_models")
     with pytest.raises(InputError, match="has no densities of left-out PDX models"):

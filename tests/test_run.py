@@ -75,6 +75,7 @@ FILES = {
     "tgi.csv",
     "discrepancies.csv",
     "ranks.csv",
+    "loo.csv",
     "manifest.json",
     "mouse_response.csv",
     "orr.csv",
@@ -170,7 +171,11 @@ def test_the_whole_path(tmp_path: Path) -> None:
     assert second.parent == home.parent and second != home and "warm-up" not in other.err
     assert manifest["fit"]["reused_from"] == home.name
     name = str(second.relative_to(tmp_path))
-    assert other.files[f"{name}/posterior.nc"] == first.files[f"{folder}/posterior.nc"]
+    for file in ("posterior.nc", "loo.csv"):
+        assert other.files[f"{name}/{file}"] == first.files[f"{folder}/{file}"]
+    left_out = rows(home / "loo.csv")
+    assert [row["level"] for row in left_out] == ["pdx_model"] * 3 + ["mouse"] * 12
+    assert all(np.isfinite(float(row["elpd"])) for row in left_out)
     assert other.files[f"{name}/orr.csv"] != first.files[f"{folder}/orr.csv"]
     # a folder of the user's: nothing outside is reused, and equal seeds give equal bytes
     assert "warm-up" in fresh.err
@@ -180,6 +185,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
         "mouse_response.csv",
         "posterior.nc",
         "diagnostics.csv",
+        "loo.csv",
         "figures/waterfall.csv",
     ):
         assert fresh.files[f"fresh/{file}"] == first.files[f"{folder}/{file}"], file

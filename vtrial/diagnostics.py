@@ -18,6 +18,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import arviz
 
+BEFORE_1 = hasattr(arviz, "psislw")
+
 
 def _named(dataset: xr.Dataset) -> dict[str, float]:
     """Flat mapping "site[label]" -> value of a dataset without chain and draw."""
@@ -39,7 +41,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     log_weights
         Unnormalised log importance weights, [D].
     """
-    if hasattr(arviz, "psislw"):
+    if BEFORE_1:
         smoothed, k = arviz.psislw(np.array(log_weights, np.float64))
     else:
         from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
@@ -47,36 +49,47 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         # ArviZ 1 takes the log likelihood that was left out, whose negative is the log weight
         try:
             smoothed, k = array_stats.psislw(-np.array(log_weights, np.float64))
-        except ValueError:  # a tail of equal weights has no shape; ArviZ 0.23 gives inf
+        except (ValueError, IndexError):  # a tail of few or equal weights has no shape; ArviZ 0.23 gives inf
             smoothed, k = log_weights - np.logaddexp.reduce(log_weights), np.inf
     return np.asarray(smoothed, np.float64), float(k)
 
 
-def leave_one_out(log_density: xr.DataArray) -> Any:
-    """ArviZ's expected log predictive density by Pareto smoothed importance sampling, from [chain, draw, unit]."""
-    groups: dict[str, Any] = {"log_likelihood": xr.Dataset({"left_out": log_density.astype(np.float64)})}
-    held = arviz.InferenceData(**groups) if hasattr(arviz, "InferenceData") else xr.DataTree.from_dict(groups)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a large k-hat, which is told beside every density
-        return arviz.loo(held, pointwise=True, var_name="left_out", reff=1.0)
+def pointwise_elpd(log_density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log density of every unit were it left out, and its k-hat, from log densities [D, U] at the draws of all."""
+    elpd, k = np.empty(log_density.shape[1]), np.empty(log_density.shape[1])
+    for unit, own in enumerate(np.asarray(log_density, np.float64).T):
+        with np.errstate(invalid="ignore"):  # of draws that never moved
+            log_weights, k[unit] = pareto_smoothed(-own)
+            elpd[unit] = np.logaddexp.reduce(log_weights + own) - np.logaddexp.reduce(log_weights)
+    return elpd, k
 
 
-def pointwise_elpd(found: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Log density and k-hat of every unit that was left out, from :func:`leave_one_out`."""
-    each = found.elpd_i if hasattr(found, "elpd_i") else found.loo_i
-    return np.asarray(each, float), np.asarray(found.pareto_k, float)
-
-
-def compared_elpd(found: Mapping[str, Any]) -> pd.DataFrame:
+def compared_elpd(log_density: Mapping[str, xr.DataArray]) -> pd.DataFrame:
     """Fits by name, best first: elpd, difference to the best, its SE over the units, and the weight of stacking.
 
     Stacking (Yao et al. 2018, Bayesian Anal 13:917) gives the mixture of fits that predicts the left out best.
+
+    Parameters
+    ----------
+    log_density
+        Of every unit that is left out, [chain, draw, unit], by the name of the fit.
+
+    Raises
+    ------
+    ValueError, IndexError
+        Too few draws, or draws that never moved.
     """
-    exact: dict[str, Any] = {} if hasattr(arviz, "InferenceData") else {"round_to": "none"}
+
+    def elpd_of(density: xr.DataArray) -> Any:
+        groups: dict[str, Any] = {"log_likelihood": xr.Dataset({"left_out": density.astype(np.float64)})}
+        held = arviz.InferenceData(**groups) if BEFORE_1 else xr.DataTree.from_dict(groups)
+        return arviz.loo(held, pointwise=True, var_name="left_out", reff=1.0)
+
+    exact: dict[str, Any] = {} if BEFORE_1 else {"round_to": "none"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large k-hats, and of what pandas will no longer do for arviz 0.23
-        table = arviz.compare(dict(found), **exact)
-    elpd = table["elpd" if "elpd" in table else "elpd_loo"].astype(float)
+        table = arviz.compare({name: elpd_of(density) for name, density in log_density.items()}, **exact)
+    elpd = table["elpd_loo" if BEFORE_1 else "elpd"].astype(float)
     columns = {
         "elpd": elpd,
         "difference": elpd - elpd.max(),

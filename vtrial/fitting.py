@@ -47,6 +47,8 @@ def fit_stage(
         folder.update_manifest({"fit": {}})
         with found.open_posterior() as tree:
             folder.write_posterior(tree.load(), keep_float64=POPULATION)
+        if found.exists("loo.csv"):
+            folder.write_bytes("loo.csv", found.file("loo.csv").read_bytes())
         entry = {**found.manifest()["fit"], "reused_from": found.path.name}
         return _regated(inputs, folder, entry)
 

@@ -22,7 +22,7 @@ import pandas as pd
 import xarray as xr
 from scipy import sparse
 
-from vtrial.diagnostics import compared_elpd, leave_one_out, pointwise_elpd
+from vtrial.diagnostics import compared_elpd, pointwise_elpd
 from vtrial.errors import InputError
 from vtrial.panel import Panel
 from vtrial.posterior import shape_of
@@ -102,7 +102,8 @@ def _near(draws: np.ndarray) -> np.ndarray:
     found = np.empty_like(draws)
     half = np.arange(len(draws)) < len(draws) // 2
     for chosen in (half, ~half):
-        found[chosen] = _log_normal(draws[chosen], draws[~chosen].mean(0), draws[~chosen].std(0))
+        with np.errstate(divide="ignore", invalid="ignore"):  # of draws that never moved: their density is not known
+            found[chosen] = _log_normal(draws[chosen], draws[~chosen].mean(0), draws[~chosen].std(0))
     return found
 
 
@@ -119,8 +120,8 @@ def loo_table(panel: Panel, left_out: LeftOut) -> pd.DataFrame:
     kinds = np.array(labels.tumour_type)[panel.pdx_model_type]
     frames = []
     for level, own in (("pdx_model", np.arange(len(models))), ("mouse", panel.curves.pdx_model)):
-        density = xr.DataArray(getattr(left_out, level), dims=("chain", "draw", level))
-        elpd, k = pointwise_elpd(leave_one_out(density))
+        density = getattr(left_out, level)
+        elpd, k = pointwise_elpd(density.reshape(-1, density.shape[-1]))
         mice = np.array(labels.mouse) if level == "mouse" else ""
         columns = {"level": level, "tumour_type": kinds[own], "pdx_model": models[own], "mouse": mice}
         frames.append(pd.DataFrame({**columns, "elpd": elpd, "pareto_k": k}))
@@ -139,9 +140,9 @@ def compared_fits(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
     Raises
     ------
     InputError
-        A fit without these densities, or fits of different curves.
+        A fit without these densities or with too few draws, or fits of different curves.
     """
-    found: dict[str, Any] = {}
+    densities: dict[str, xr.DataArray] = {}
     rows: dict[str, dict[str, Any]] = {}
     first = None
     for name, tree in trees.items():
@@ -151,8 +152,12 @@ def compared_fits(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
         if first is not None and not curves.equals(first):
             raise InputError("was fitted to other curves than the first run", file=name)
         first = curves
-        found[name] = leave_one_out(cast(xr.DataArray, tree["log_likelihood"]["pdx_models"]))
-        k = pointwise_elpd(found[name])[1]
+        density = densities[name] = cast(xr.DataArray, tree["log_likelihood"]["pdx_models"]).load()
+        _, k = pointwise_elpd(density.to_numpy().reshape(-1, density.shape[-1]))
         unreliable = int((k > LARGEST_K).sum())
         rows[name] = {"growth": shape_of(tree).growth, "num_models": len(k), "unreliable": unreliable}
-    return compared_elpd(found).join(pd.DataFrame.from_dict(rows, orient="index"))
+    try:
+        table = compared_elpd(densities)
+    except (ValueError, IndexError):
+        raise InputError("has too few draws to leave PDX models out", file=next(iter(densities))) from None
+    return table.join(pd.DataFrame.from_dict(rows, orient="index"))
