@@ -28,8 +28,10 @@ _CORE = (
     "response",
     "mrecist",
     "endpoints",
+    "sobol",
     "patients",
     "course",
+    "counting",
     "trial",
 )
 

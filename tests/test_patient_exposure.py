@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vtrial import trial
-from vtrial.base import PatientLaw, Schedule
+from vtrial.base import PatientLaw, Schedule, Trial
 from vtrial.course import decays, own_exposure, under_one_drug, under_several_drugs
 from vtrial.exposure import at_level
-from vtrial.patients import BLOCK, block_key, block_of_patients, lay_out
+from vtrial.patients import BLOCK, EVERYTHING, block_deviates, draw_key, lay_out, patients_of
 
 DRUGS = ["a", "b"]
 REGIMENS = lay_out(DRUGS, [["a"], ["b"], ["a", "b"]])
@@ -48,7 +48,10 @@ def points_of(low=0.5, high=0.9, weight=0.75) -> jax.Array:
 
 @jax.jit
 def block(law):
-    return block_of_patients(block_key(KEY, jnp.int32(0), jnp.int32(0)), law, REGIMENS, PREVALENCE, 3)
+    parts = EVERYTHING._replace(exposure=law.exposure_sd is not None)
+    names = REGIMENS.drug_hash, REGIMENS.combination_hash[2:3]
+    deviates = block_deviates(draw_key(KEY, jnp.int32(0)), jnp.int32(0), *names, 3, parts)
+    return patients_of(law, deviates, PREVALENCE, parts)
 
 
 def test_patients_are_who_they_are_without_it_and_follow_the_law():
@@ -57,53 +60,49 @@ def test_patients_are_who_they_are_without_it_and_follow_the_law():
     for name in set(plain._fields) - {"exposure"}:
         np.testing.assert_array_equal(getattr(plain, name), getattr(varied, name), err_msg=name)
     for r in range(2):
-        values = np.asarray(varied.exposure[:, r], float)
+        values = np.asarray(varied.exposure[r], float)
         # a normal less an exponential
         assert abs(values.mean() + MISSED[r]) < SIGMA * np.hypot(SD[r], MISSED[r]) / math.sqrt(BLOCK)
         sd, expected = values.std(), np.hypot(SD[r], MISSED[r])
         assert abs(sd / expected - 1) < SIGMA / math.sqrt(2 * BLOCK)
     # what a patient has of one drug says nothing of the other, but for the doses that they miss
-    assert abs(np.corrcoef(np.asarray(varied.exposure).T)[0, 1]) < SIGMA / math.sqrt(BLOCK)
-
-
-def _one(patients, i=0):
-    return jax.tree.map(lambda leaf: leaf[i], patients)
+    assert abs(np.corrcoef(np.asarray(varied.exposure))[0, 1]) < SIGMA / math.sqrt(BLOCK)
 
 
 def test_own_exposure_by_hand():
-    law, points = law_of(), points_of()[0]
-    one = _one(block(law))._replace(exposure=jnp.asarray([math.log(3.0), 0.0], jnp.float32))
-    own = np.asarray(own_exposure(one, law, points))
+    law, points = law_of(), points_of()[0, :, 0]
+    own = np.asarray(own_exposure(jnp.asarray([math.log(3.0), 0.0], jnp.float32), law, points))
     # odds times three: 0.5 -> 0.75 and 0.9 -> 27/28
     np.testing.assert_allclose(own[0], 0.25 * 0.75 + 0.75 * 27 / 28, rtol=1e-6)
     np.testing.assert_allclose(own[1], 0.25 * 0.5 + 0.75 * 0.9, rtol=1e-6)
     linear = law._replace(linear_effect=jnp.asarray([1.0, 0.0]))
-    half = one._replace(exposure=jnp.asarray([math.log(0.5), 0.0], jnp.float32))
+    half = jnp.asarray([math.log(0.5), 0.0], jnp.float32)
     np.testing.assert_allclose(own_exposure(half, linear, points)[0], 0.25 * 0.25 + 0.75 * 0.45, rtol=1e-6)
 
 
 def test_a_course_is_that_of_the_exposure_a_patient_has():
     """One drug alone, through both programs, against the same course under the patient's own mean effect."""
     varied, plain = law_of(omega_combination=0.0), law_of(False, omega_combination=0.0)
-    patients, points = block(varied), points_of()
-    present, bliss = REGIMENS.present[0], REGIMENS.bliss[0]
+    patients, points, wanted = block(varied), points_of(), jnp.asarray(True)
+    present, bliss = REGIMENS.present[:1], REGIMENS.bliss[:1]
     for i in range(3):
-        one = _one(patients, i)
-        decay = decays(one, SCHEDULE)
-        ours = under_one_drug(one, varied, decay, points[0], present, SCHEDULE)
-        own = own_exposure(one, varied, points[0])
+        one = jax.tree.map(lambda leaf, i=i: leaf[..., i : i + 1], patients)
+        decay = decays(one.loss_rate, SCHEDULE)
+        ours = under_one_drug(one, varied, decay, points[:1], present, SCHEDULE, wanted)
+        own = jax.vmap(own_exposure, in_axes=(None, None, 1), out_axes=1)(one.exposure[:, 0], varied, points[0])
         by_hand = at_level(jnp.asarray([0.5, 0.9]), one.exposure[0])
         np.testing.assert_allclose(own[0], 0.25 * by_hand[0] + 0.75 * by_hand[1], rtol=1e-6)
-        same = under_one_drug(one._replace(exposure=None), plain, decay, own, present, SCHEDULE)
+        same = under_one_drug(one._replace(exposure=None), plain, decay, own[None], present, SCHEDULE, wanted)
         # float32, sums of six segments in another order
         np.testing.assert_allclose(ours, same, rtol=1e-5, atol=1e-6)
-        several = under_several_drugs(one, varied, decay, points[0], present, bliss, jnp.float32(0.0), SCHEDULE)
+        several = under_several_drugs(one, varied, decay, points[:1], present, bliss, SCHEDULE, wanted)
         np.testing.assert_allclose(several, ours, rtol=1e-4, atol=1e-5)
 
 
 def _simulate(law, exposure, regimens=REGIMENS):
     laws = jax.tree.map(lambda leaf: leaf[None], law)
-    counts = trial.simulate(KEY, laws, exposure[None], SCHEDULE, regimens, PREVALENCE, num_patients=BLOCK)
+    asked = Trial(laws, exposure[None], SCHEDULE, regimens, PREVALENCE)
+    counts, _ = trial.simulate(KEY, asked, num_patients=BLOCK)
     return jax.tree.map(np.asarray, counts)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from vtrial import patients
 from vtrial.base import MAX_LESIONS, PatientLaw
-from vtrial.patients import BLOCK, block_deviates, block_key, drug_hash, lay_out
+from vtrial.patients import BLOCK, EVERYTHING, block_deviates, draw_key, drug_hash, lay_out, patients_of
 
 KEY = jax.random.key(11)
 NUM_BLOCKS = 8
@@ -20,7 +20,7 @@ NUM_PATIENTS = NUM_BLOCKS * BLOCK
 # All keys are fixed, so a bound is a bound on bugs: at 5 SD, chance alone fails one of a million checks.
 SIGMA = 5.0
 
-deviates_of = jax.jit(block_deviates, static_argnames=("num_visits", "exposure"))
+deviates_of = jax.jit(block_deviates, static_argnames=("num_visits", "parts"))
 
 
 def law_of(**changes) -> PatientLaw:
@@ -59,8 +59,9 @@ PREVALENCE = jnp.asarray([0.3, 0.7], jnp.float32)
 @jax.jit
 def people_of(law: PatientLaw, prevalence):
     def block(b):
-        key = block_key(KEY, jnp.int32(0), b)
-        return patients.block_of_patients(key, law, REGIMENS, prevalence, 4)
+        names = REGIMENS.drug_hash, REGIMENS.combination_hash[1:2]
+        deviates = block_deviates(draw_key(KEY, jnp.int32(0)), b, *names, 4)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), patients_of(law, deviates, prevalence))
 
     people = jax.lax.map(block, jnp.arange(NUM_BLOCKS, dtype=jnp.int32))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), people)
@@ -80,9 +81,9 @@ def close(sample, mean, sd):
 
 
 def test_a_drug_has_its_numbers_by_name_and_others_do_not_matter():
-    key = block_key(KEY, jnp.int32(3), jnp.int32(0))
-    one = deviates_of(key, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4)
-    two = deviates_of(key, drug_hash(["c", "a"]), REGIMENS.combination_hash[1:3], 6)
+    key, zero = draw_key(KEY, jnp.int32(3)), jnp.int32(0)
+    one = deviates_of(key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4)
+    two = deviates_of(key, zero, drug_hash(["c", "a"]), REGIMENS.combination_hash[1:3], 6)
     np.testing.assert_array_equal(two.effect_z, one.effect_z[jnp.array([2, 0])])
     np.testing.assert_array_equal(two.combination_z[0], one.combination_z[1])
     # later visits change nothing before them
@@ -95,7 +96,7 @@ def test_a_drug_has_its_numbers_by_name_and_others_do_not_matter():
 
 def test_draws_blocks_and_keys_give_other_patients():
     numbers = [
-        jax.random.normal(block_key(key, jnp.int32(draw), jnp.int32(block)), ())
+        jax.random.normal(jax.random.fold_in(draw_key(key, jnp.int32(draw)), jnp.int32(block)), ())
         for key in (KEY, jax.random.key(12))
         for draw in (0, 1)
         for block in (0, 1)
@@ -104,8 +105,10 @@ def test_draws_blocks_and_keys_give_other_patients():
 
 
 def test_all_quantities_are_independent():
-    key = block_key(KEY, jnp.int32(0), jnp.int32(0))
-    deviates = deviates_of(key, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4, exposure=True)
+    key, zero = draw_key(KEY, jnp.int32(0)), jnp.int32(0)
+    deviates = deviates_of(
+        key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4, EVERYTHING._replace(exposure=True)
+    )
     rows = np.concatenate([np.asarray(leaf).reshape(-1, BLOCK) for leaf in deviates])
     correlation = np.corrcoef(rows)
     off = np.abs(correlation[~np.eye(len(rows), dtype=bool)])

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from vtrial import trial
-from vtrial.base import Counts, PatientLaw, Schedule
-from vtrial.patients import BLOCK, block_key, block_of_patients, lay_out
+from vtrial.base import Counts, PatientLaw, Schedule, Trial
+from vtrial.patients import BLOCK, EVERYTHING, Parts, block_deviates, draw_key, lay_out, parts_of, patients_of
 from vtrial.response import CR, NE, PD, PR, RECIST_1_1, SD, best_overall_response
 
 # One set of shapes for the whole module, so that it compiles once: 4 draws, 6 regimens, 3 drugs, 20 segments, 5 visits.
@@ -101,8 +101,12 @@ def simulate(law, exposure=None, regimens=REGIMENS, **settings) -> Counts:
     settings = {"num_patients": NUM_PATIENTS, "devices": ONE_DEVICE, "chunk": 1, "key": KEY} | settings
     exposure = exposure_of() if exposure is None else exposure
     key = settings.pop("key")
-    counts = trial.simulate(key, law, exposure, SCHEDULE, regimens, PREVALENCE, **settings)
+    counts, _ = trial.simulate(key, Trial(law, exposure, SCHEDULE, regimens, PREVALENCE), **settings)
     return jax.tree.map(np.asarray, counts)
+
+
+def trial_of(law: PatientLaw, level=0.9) -> Trial:
+    return Trial(law, exposure_of(level), SCHEDULE, REGIMENS, PREVALENCE)
 
 
 def equal(one: Counts, two: Counts):
@@ -211,7 +215,7 @@ trajectories = partial(trial.trajectories, patients_per_draw=400)
 
 def test_one_lesion_under_one_drug_by_hand():
     law = law_of(**QUIET, **CONSTANT, effect_mean=np.full((3, 2), 1.0))
-    got = trajectories(KEY, law, exposure_of(), SCHEDULE, REGIMENS, PREVALENCE)
+    got = trajectories(KEY, trial_of(law))
     # volume rates: growth 0.05 x 0.134 = 0.0067; kill of a 0.05 x 0.4 x (0.9, 0.45, ...) = 0.0135 on average,
     # of c 0.018; a third of it in diameter
     for regimen, rate in ((A, 0.0067 - 0.0135), (C, 0.0067 - 0.018)):
@@ -227,7 +231,7 @@ def test_one_lesion_under_one_drug_by_hand():
 
 def test_a_drug_that_fades_and_a_lesion_that_vanishes_by_hand():
     law = law_of(**QUIET, effect_mean=np.full((3, 2), 1.0), kill_scale=[0.4, 0.5, 8.0], growth_scale=0.0)
-    got = trajectories(KEY, law, exposure_of(1.0), SCHEDULE, REGIMENS, PREVALENCE)
+    got = trajectories(KEY, trial_of(law, 1.0))
     # part b: kill 0.05 x 0.5 exp(-0.003 t), no growth
     sld = 70.0 * np.exp(-0.025 * (1 - np.exp(-0.003 * VISIT_DAY)) / 0.003 / 3)
     np.testing.assert_allclose(got.sld[PART_B], np.broadcast_to(sld, got.sld[PART_B].shape), rtol=2e-5)
@@ -346,19 +350,21 @@ def slow_course(one, law, exposure, present, bliss, deviation):
 
 def test_patients_one_by_one_against_a_slow_reading_of_the_equations(counts):
     law, exposure, num = law_of(), exposure_of(), 60
-    got = trajectories(KEY, law, exposure, SCHEDULE, REGIMENS, PREVALENCE)
-    many = jax.jit(partial(block_of_patients, num_visits=len(VISIT_DAY)))
+    got = trajectories(KEY, trial_of(law))
     best = jax.jit(jax.vmap(partial(best_overall_response, rule=RECIST_1_1), in_axes=(0, None)))
-    draw = 2
+    draw, several = 2, [AB, BLISS]
     one_law = jax.tree.map(lambda leaf: leaf[draw], law)
-    people = many(block_key(KEY, jnp.int32(draw), jnp.int32(0)), one_law, REGIMENS, PREVALENCE)
-    people = jax.tree.map(lambda leaf: np.asarray(leaf[:num], np.float64), people)
+    names = REGIMENS.drug_hash, REGIMENS.combination_hash[jnp.array(several)]
+    deviates = block_deviates(draw_key(KEY, jnp.int32(draw)), jnp.int32(0), *names, len(VISIT_DAY))
+    people = patients_of(one_law, deviates, PREVALENCE)
+    people = jax.tree.map(lambda leaf: np.asarray(leaf[..., :num], np.float64), people)
     one_law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), one_law)
     for k in range(NUM_REGIMENS):
         present, bliss = np.asarray(REGIMENS.present[k]), bool(REGIMENS.bliss[k])
+        place = several.index(k) if k in several else 0  # not read for one drug
         courses = [
-            slow_course(one, one_law, np.asarray(exposure[draw, k], np.float64), present, bliss, one.combination[k])
-            for one in (jax.tree.map(lambda leaf, i=i: leaf[i], people) for i in range(num))
+            slow_course(one, one_law, np.asarray(exposure[draw, k], np.float64), present, bliss, one.combination[place])
+            for one in (jax.tree.map(lambda leaf, i=i: leaf[..., i], people) for i in range(num))
         ]
         here = slice(draw * 400, draw * 400 + num)
         sld, codes = np.array([c[0] for c in courses]), np.array([c[1] for c in courses])
@@ -369,7 +375,7 @@ def test_patients_one_by_one_against_a_slow_reading_of_the_equations(counts):
 
 
 def test_trajectories_are_of_the_patients_that_are_counted():
-    got = trajectories(KEY, law_of(), exposure_of(), SCHEDULE, REGIMENS, PREVALENCE)
+    got = trajectories(KEY, trial_of(law_of()))
     counted = simulate(law_of(), num_patients=400)
     best = np.asarray(got.best_response).reshape(NUM_REGIMENS, NUM_DRAWS, 400)
     classes = np.stack([(best == code).sum(axis=-1) for code in range(5)], axis=-1).swapaxes(0, 1)
@@ -389,8 +395,9 @@ NUM_ARMS = 3
 @pytest.fixture(scope="module")
 def endpoints():
     """Counts and endpoints of the arms of the module's trial, with a blinded reader."""
-    settings = dict(num_arms=NUM_ARMS, num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, blinded=True)
-    both = trial.simulate_endpoints(KEY, law_of(), exposure_of(), SCHEDULE, REGIMENS, PREVALENCE, **settings)
+    asked = trial.Endpoints(NUM_ARMS, blinded=True)
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, endpoints=asked)
+    both = trial.simulate(KEY, trial_of(law_of()), **settings)
     return jax.tree.map(np.asarray, both)
 
 
@@ -424,6 +431,57 @@ def test_endpoints_agree_with_the_best_response(counts, endpoints):
 
 def test_an_endpoint_needs_an_arm():
     with pytest.raises(ValueError, match="num_arms: got 7; allowed is 1 to 6"):
-        trial.simulate_endpoints(
-            KEY, law_of(), exposure_of(), SCHEDULE, REGIMENS, PREVALENCE, num_arms=7, num_patients=1
-        )
+        trial.simulate(KEY, trial_of(law_of()), num_patients=1, endpoints=trial.Endpoints(7))
+
+
+# ------------------------------------------------------------------------------------------------ whence the numbers
+
+
+REPLICATES = 32
+
+
+@pytest.fixture(scope="module")
+def replicates():
+    """Response rates of 32 replicates of one law, 4,096 patients each, by numbers: [draws, regimens]."""
+    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], (REPLICATES, *leaf.shape[1:])), trial_of(law_of()).law)
+    exposure = jnp.broadcast_to(exposure_of()[:1], (REPLICATES, *exposure_of().shape[1:]))
+    asked = Trial(one, exposure, SCHEDULE, REGIMENS, PREVALENCE)
+    rates = {}
+    for numbers in ("independent", "sobol"):
+        found, _ = trial.simulate(KEY, asked, num_patients=2 * BLOCK, numbers=numbers, devices=ONE_DEVICE)
+        rates[numbers] = np.asarray(found.best_response)[..., [CR, PR]].sum((-1, -2)) / (2 * BLOCK)
+    return rates
+
+
+def test_sobol_and_independent_numbers_agree_within_their_errors(replicates):
+    sobol, independent = replicates["sobol"], replicates["independent"]
+    error = np.sqrt((sobol.var(0, ddof=1) + independent.var(0, ddof=1)) / REPLICATES)
+    assert np.all(np.abs(sobol.mean(0) - independent.mean(0)) < SIGMA * error)
+
+
+def test_the_error_that_is_stated_is_the_error(replicates):
+    """Independent numbers have that of the binomial; points of the sequence a smaller one."""
+    rate = replicates["independent"].mean(0)
+    binomial = rate * (1 - rate) / (2 * BLOCK)
+    # the variance of 32 replicates is known to sqrt(2 / 31), and all regimens share their patients
+    spread = SIGMA * math.sqrt(2 / (REPLICATES - 1))
+    ratio = replicates["independent"].var(0, ddof=1) / binomial
+    assert np.all((ratio > 1 / (1 + spread)) & (ratio < 1 + spread))
+    # five SD below the variance of chance would be below 0; the regimens of one drug gain several fold
+    assert np.median(replicates["sobol"].var(0, ddof=1) / binomial) < 0.5
+
+
+def test_sobol_patients_do_not_hang_on_what_is_asked_for():
+    first = simulate(law_of(), numbers="sobol")
+    equal(first, simulate(law_of(), numbers="sobol", devices=jax.devices()[:2], chunk=3))
+    fewer = simulate(law_of(), numbers="sobol", num_patients=BLOCK)
+    assert all(np.all(a <= b) for a, b in zip(fewer, first, strict=True))
+    regimens = lay_out(DRUGS, [["c"], ["b", "a"], ["a"]])
+    turned = simulate(law_of(), regimens=regimens, numbers="sobol")
+    np.testing.assert_array_equal(turned.best_response, first.best_response[:, [C, AB, A, PART_B, PART_A, BLISS]])
+
+
+def test_what_a_law_does_not_have_is_left_out_without_a_change():
+    quiet = law_of(new_lesion_hazard=0.0, discontinuation_hazard=0.0, missed_visit=0.0, reader_effect=0.0)
+    assert parts_of(quiet) == Parts(*[False] * 7)
+    equal(simulate(quiet), simulate(quiet, parts=EVERYTHING))

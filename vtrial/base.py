@@ -1,7 +1,8 @@
 """The nouns of the core as NamedTuples: shapes and units, no behaviour.
 
 Axis letters: D draws, K regimens, R drugs, G time segments, V visits, B subgroups, L lesions, P patients, C response
-classes. What is written as one item here (one draw, one patient) gets a leading axis where it is vmapped.
+classes. What is written as one draw gets a leading axis where it is vmapped; patients are the last axis of everything
+that they have (decision 8).
 """
 
 from __future__ import annotations
@@ -160,8 +161,37 @@ class Regimens(NamedTuple):
     combination_hash: jax.Array
 
 
+class Trial(NamedTuple):
+    """The numbers of one cohort, ready to simulate.
+
+    Attributes
+    ----------
+    law : PatientLaw
+        Every leaf with a leading axis D.
+    exposure : Array [D, K, R, G] or [D, K, R, G, 3]
+        Mean effect curve of every drug in every segment, in [0, 1], see `exposure.segment_effect`; where patients
+        differ in exposure (`PatientLaw.exposure_sd`), the two points of `exposure.segment_law`. Not read where the
+        drug is not part of the regimen.
+    schedule : Schedule
+        Visits and segments.
+    regimens : Regimens
+        See `patients.lay_out`.
+    prevalence : Array [B]
+        Share of each subgroup; ``[1.0]`` without subgroups.
+    """
+
+    law: PatientLaw
+    exposure: jax.Array
+    schedule: Schedule
+    regimens: Regimens
+    prevalence: jax.Array
+
+
 class Deviates(NamedTuple):
-    """The random numbers of one patient: z standard normal, u uniform on [0, 1), e unit exponential.
+    """The random numbers of patients: z standard normal, u uniform on [0, 1), e unit exponential.
+
+    Each is [..., P]; what stands below is one patient. Those of a part that is left out (`patients.Parts`) are None;
+    typed Any, since under jit nothing could check it.
 
     Attributes
     ----------
@@ -171,8 +201,8 @@ class Deviates(NamedTuple):
         Growth, loss of effect, size at baseline, reader.
     effect_z : Array [R]
         Effect of each drug.
-    combination_z : Array [K]
-        Deviation from the combination rule; equal for regimens of the same drugs.
+    combination_z : Array [C]
+        Deviation from the combination rule of each regimen of several drugs; equal for the same drugs.
     lesion_size_z, lesion_pace_z : Array [L]
         Diameter and pace of each lesion.
     reading_z : Array [V + 1]
@@ -193,28 +223,30 @@ class Deviates(NamedTuple):
     """
 
     subgroup_u: jax.Array
-    num_lesions_u: jax.Array
+    num_lesions_u: Any
     growth_z: jax.Array
     loss_rate_z: jax.Array
     sld_z: jax.Array
-    reader_z: jax.Array
+    reader_z: Any
     effect_z: jax.Array
-    combination_z: jax.Array
+    combination_z: Any
     lesion_size_z: jax.Array
     lesion_pace_z: jax.Array
     reading_z: jax.Array
-    new_lesion_e: jax.Array
-    discontinuation_e: jax.Array
-    missed_u: jax.Array
-    death_u: jax.Array
-    blinded_reader_z: jax.Array
-    blinded_z: jax.Array
-    exposure_z: jax.Array | None = None
-    missed_dose_e: jax.Array | None = None
+    new_lesion_e: Any
+    discontinuation_e: Any
+    missed_u: Any
+    death_u: Any
+    blinded_reader_z: Any
+    blinded_z: Any
+    exposure_z: Any = None
+    missed_dose_e: Any = None
 
 
-class Patient(NamedTuple):
-    """One virtual patient: all that a trial needs to know of them, whatever they are given.
+class Patients(NamedTuple):
+    """Virtual patients: all that a trial needs to know of them, whatever they are given.
+
+    Each is [..., P]; what stands below is one patient. Parts that are left out are None.
 
     Attributes
     ----------
@@ -226,8 +258,8 @@ class Patient(NamedTuple):
         Fraction of growth removed by each drug.
     loss_rate : Array [R]
         Rate at which the effect fades, 1/day.
-    combination : Array [K]
-        What each combination adds to the rule, as a fraction of growth.
+    combination : Array [C]
+        What each regimen of several drugs adds to the rule, as a fraction of growth.
     diameter : Array [L]
         Longest diameter of each target lesion at baseline, mm; 0 where there is none.
     pace : Array [L]
@@ -251,16 +283,16 @@ class Patient(NamedTuple):
     growth: jax.Array
     effect: jax.Array
     loss_rate: jax.Array
-    combination: jax.Array
+    combination: Any
     diameter: jax.Array
     pace: jax.Array
     reading: jax.Array
-    new_lesion_e: jax.Array
-    discontinuation_e: jax.Array
-    missed: jax.Array
-    dies: jax.Array
-    blinded: jax.Array
-    exposure: jax.Array | None = None
+    new_lesion_e: Any
+    discontinuation_e: Any
+    missed: Any
+    dies: Any
+    blinded: Any
+    exposure: Any = None
 
 
 class Ending(NamedTuple):

@@ -221,6 +221,9 @@ class TrialConfig(Section):
     patients: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         default=2000, description="patients per draw and arm"
     )
+    numbers: Literal["independent", "sobol"] = Field(
+        default="independent", description="random numbers of the patients; sobol: the same rates with a smaller error"
+    )
     confirmation: bool = Field(default=True, description="true where a response must be confirmed")
     blinded_reader: bool = Field(default=False, description="true where a second, blinded reader reads every scan too")
     engraftment_bias: float = Field(

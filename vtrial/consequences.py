@@ -186,13 +186,5 @@ def _rates(
 ) -> np.ndarray:
     key_translation, key_patients = jax.random.split(key)
     plan = arms_alone(plan_cohort(key_translation, cohort, VISITS, mice, priors, aliases))  # pyright: ignore[reportArgumentType]
-    counts = simulate(
-        key_patients,
-        plan.law,
-        plan.exposure,
-        plan.schedule,
-        plan.regimens,
-        plan.prevalence,
-        num_patients=patients,
-    )
+    counts, _ = simulate(key_patients, plan.trial(), num_patients=patients)
     return response_rates(plan, jax.tree.map(np.asarray, counts), True)["confirmed_orr"]

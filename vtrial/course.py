@@ -1,26 +1,29 @@
-"""What becomes of one patient under one regimen: from rates to sizes at the visits and what is read of them.
+"""What becomes of patients under their regimens: from rates to sizes at the visits and what is read of them.
 
 Rates are those of volume in 1/day. With `joint` the effect of the drugs given (:func:`vtrial.treatment.joint_effect`):
 
     ln(volume_l(t) / volume_l(0)) = pace_l * growth * (growth_scale * t - integral of joint)         lesion l
     diameter_l(t) = diameter_l(0) * exp(ln(volume ratio) / 3)
 
-Everything is for one patient under one regimen and vmapped outside. Segments, visits and lesions are axes of arrays:
-taken one by one, they make a program that is slow to compile and no faster.
+Patients are the last axis (decision 8). Visits are walked through by one `lax.scan`: that is the nature of a nadir, and
+what XLA compiles best. Each visit is a few passes over the patients, and what it hands on is stored once.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
-from vtrial.base import Patient, PatientLaw, Schedule
+from vtrial.base import PatientLaw, Patients, Schedule
 from vtrial.exposure import TwoPoints, mean_at_level
-from vtrial.growth import DIAMETER_PER_VOLUME, log_size_change, mean_decay
-from vtrial.response import RecistRule, visit_response
+from vtrial.growth import DIAMETER_PER_VOLUME, mean_decay
+from vtrial.patients import EVERYTHING, Parts
+from vtrial.response import RecistRule, next_response
 from vtrial.treatment import joint_effect
 
 #: a lesion below it is not seen, and measured as 0; assumed: less than what slices of 5 mm show with certainty
@@ -30,16 +33,19 @@ VANISHED_MM = 2.0
 _LARGEST_LN_RATIO = 10.0
 
 
+T = TypeVar("T")
+
+
 class Assessed(NamedTuple):
     """What there is on the scans, whoever reads them.
 
     Attributes
     ----------
-    true : Array []
+    true : Array [P]
         Sum of longest diameters before treatment, mm.
-    seen : Array [V]
+    seen : Array [V, P]
         The same at the visits, of the lesions that can be seen.
-    new_lesion, assessed : Array [V]
+    new_lesion, assessed : Array [V, P]
         Whether a new lesion is there, and whether the visit was made.
     """
 
@@ -54,11 +60,11 @@ class Reading(NamedTuple):
 
     Attributes
     ----------
-    sld_baseline : Array []
+    sld_baseline : Array [P]
         Sum of longest diameters before treatment, mm.
-    sld : Array [V]
+    sld : Array [V, P]
         The same at the visits, whether or not they were made.
-    codes : Array [V]
+    codes : Array [V, P]
         Response of every visit.
     """
 
@@ -67,106 +73,169 @@ class Reading(NamedTuple):
     codes: jax.Array
 
 
-def decays(one: Patient, schedule: Schedule) -> Float[Array, "R G"]:
-    """What is left of the effect of each drug in each segment (mean), for one patient under any regimen."""
-    return jax.vmap(mean_decay, in_axes=(0, None))(one.loss_rate, schedule.edges)
+def stored(wanted: Bool[Array, ""], make: Callable[[], T]) -> T:
+    """What `make` returns where it is wanted, worked out once; zeros elsewhere.
+
+    XLA's CPU compiler puts the making of a number into every one of its uses that it takes for cheap: a normal number
+    was made again in each of 60 segments, a best response for each class that is counted. It does not look through a
+    condition, so this is a wall between stages.
+    """
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make))
+    return lax.cond(wanted, make, lambda: nothing)
 
 
-def own_exposure(one: Patient, law: PatientLaw, exposure: Float[Array, "R G *points"]) -> Float[Array, "R G"]:
-    """Mean effect curve of each drug in each segment at the exposure that one patient has.
+def decays(loss_rate: Float[Array, "R P"], schedule: Schedule) -> Float[Array, "R G P"]:
+    """What is left of the effect of each drug in each segment (mean), under any regimen."""
+    # segments and patients as batches, so that no axis of a patient's own comes after the patients
+    segments = jnp.stack([schedule.edges[:-1], schedule.edges[1:]], axis=1)
+    of_patients = jax.vmap(lambda rate, edges: mean_decay(rate, edges)[0], in_axes=(0, None))
+    of_segments = jax.vmap(of_patients, in_axes=(None, 0))
+    return jax.vmap(of_segments, in_axes=(0, None))(loss_rate, segments)
+
+
+def own_exposure(
+    level: Float[Array, " R"] | None, law: PatientLaw, exposure: Float[Array, "R *points"]
+) -> Float[Array, " R"]:
+    """Mean effect curve of each drug in one segment at the exposure that one patient has.
 
     Parameters
     ----------
-    one, law
-        One patient, one draw.
+    level
+        See `Patients.exposure`.
+    law
+        Of one draw.
     exposure
-        Means [R, G] where all patients have the same exposure, else the two points of `exposure.segment_law` [R, G, 3].
+        Means [R] where all patients have the same exposure, else the two points of `exposure.segment_law` [R, 3].
     """
-    if one.exposure is None:
+    if level is None:
         return exposure
-    points = TwoPoints(exposure[..., 0], exposure[..., 1], exposure[..., 2])
-    linear = False if law.linear_effect is None else law.linear_effect[:, None] > 0.0
-    return mean_at_level(points, one.exposure[:, None], linear)
+    own = []
+    for drug, ln_odds in enumerate(jnp.unstack(level)):
+        linear = False if law.linear_effect is None else law.linear_effect[drug] > 0.0
+        own.append(mean_at_level(TwoPoints(*jnp.unstack(exposure[drug])), ln_odds, linear))
+    return jnp.stack(own)
 
 
 def under_one_drug(
-    one: Patient,
+    patients: Patients,
     law: PatientLaw,
-    decay: Float[Array, "R G"],
-    exposure: Float[Array, "R G *points"],
-    present: Bool[Array, " R"],
+    decay: Float[Array, "R G P"],
+    exposure: Float[Array, "K R G *points"],
+    present: Bool[Array, "K R"],
     schedule: Schedule,
-) -> Float[Array, " V"]:
-    """Ln volume at the visits over that at baseline of a lesion of pace 1, for a regimen of one drug or none.
+    wanted: Bool[Array, ""],
+) -> Float[Array, "V K P"]:
+    """Ln volume at the visits over that at baseline of a lesion of pace 1, for regimens of one drug or none.
 
     The combination rule (see `under_several_drugs`) without its logarithms and maxima, which one drug has no use for.
 
     Parameters
     ----------
-    one, law
-        One patient, one draw.
+    patients, law
+        Of one draw.
     decay
         See `decays`.
     exposure
         Effect curve of each drug in each segment, see `own_exposure`.
     present
-        One regimen, see `Regimens`: one drug or none.
+        Drugs of each regimen, see `Regimens`: one or none.
     schedule
         Visits and segments.
+    wanted
+        See `stored`.
     """
-    if one.exposure is not None:
-        kill_scale = jnp.where(present, law.kill_scale * one.effect, 0.0)
-        own = jnp.sum(kill_scale[:, None] * own_exposure(one, law, exposure) * decay, axis=0)
-        kill = jnp.matmul(one.growth * own, _share(schedule), precision=jax.lax.Precision.HIGHEST)
-        return _at_visits(one, law, kill, schedule)
-    weight = jnp.where(present[:, None], law.kill_scale[:, None] * exposure, 0.0)
+    if patients.exposure is not None:
+        return _under_own_exposure(patients, law, decay, exposure, present, schedule, wanted)
+    weight = jnp.where(present[:, :, None], law.kill_scale[None, :, None] * exposure, 0.0)
     # what belongs to the regimen and what belongs to the patient meet in one product of matrices
-    share = (weight[:, :, None] * _share(schedule)[None]).reshape(-1, schedule.visit_day.shape[0])
-    effect = one.growth * one.effect[:, None] * decay
-    return _at_visits(one, law, jnp.matmul(effect.ravel(), share, precision=jax.lax.Precision.HIGHEST), schedule)
+    to_visit = (_days_to(schedule)[:, None, None] * weight[None]).reshape(-1, len(exposure), exposure[0].size)
+    effect = (patients.growth[None] * patients.effect)[:, None] * decay
+    kill = _product("vkg,gp->vkp", to_visit, effect.reshape(-1, decay.shape[-1]))
+    return _grown(patients, law, schedule)[:, None] - kill
+
+
+def _under_own_exposure(
+    patients: Patients,
+    law: PatientLaw,
+    decay: Float[Array, "R G P"],
+    exposure: Float[Array, "K R G points"],
+    present: Bool[Array, "K R"],
+    schedule: Schedule,
+    wanted: Bool[Array, ""],
+) -> Float[Array, "V K P"]:
+    """As `under_one_drug`, where what belongs to the regimen and what belongs to the patient do not come apart."""
+
+    def one(effect, level, decay, exposure, present):
+        kill = jnp.where(present, law.kill_scale * effect, 0.0) * own_exposure(level, law, exposure) * decay
+        each = jnp.unstack(kill)
+        return sum(each[1:], start=each[0])
+
+    of_patients = jax.vmap(one, in_axes=(-1, -1, -1, None, None))
+    of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, 0, 0))
+    of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, 2, None))
+    kill = stored(wanted, lambda: of_segments(patients.effect, patients.exposure, decay, exposure, present))
+    kill = _product("vg,gkp->vkp", _days_to(schedule), patients.growth[None, None] * kill)
+    return _grown(patients, law, schedule)[:, None] - kill
 
 
 def under_several_drugs(
-    one: Patient,
+    patients: Patients,
     law: PatientLaw,
-    decay: Float[Array, "R G"],
-    exposure: Float[Array, "R G *points"],
-    present: Bool[Array, " R"],
-    bliss: Bool[Array, ""],
-    combination: Float[Array, ""],
+    decay: Float[Array, "R G P"],
+    exposure: Float[Array, "K R G *points"],
+    present: Bool[Array, "K R"],
+    bliss: Bool[Array, " K"],
     schedule: Schedule,
-) -> Float[Array, " V"]:
-    """As `under_one_drug`, for any regimen.
+    wanted: Bool[Array, ""],
+) -> Float[Array, "V K P"]:
+    """As `under_one_drug`, for the regimens of several drugs, in the order of `Patients.combination`.
 
     Parameters
     ----------
     present, bliss
-        One regimen, see `Regimens`.
-    combination
-        The patient's deviation from the combination rule, a fraction of growth.
+        Of each regimen, see `Regimens`.
+    wanted
+        See `stored`.
     """
-    own = own_exposure(one, law, exposure)
-    joint = joint_effect(one.effect, law.kill_scale, own, decay, law.phi, law.gamma, combination, present, bliss=bliss)
-    kill = jnp.matmul(one.growth * joint, _share(schedule), precision=jax.lax.Precision.HIGHEST)
-    return _at_visits(one, law, kill, schedule)
+
+    def one(effect, level, decay, combination, exposure, present, bliss):
+        own = own_exposure(level, law, exposure)
+        rule = (law.phi, law.gamma, combination, present)
+        return joint_effect(effect, law.kill_scale, own, decay, *rule, bliss=bliss)
+
+    of_patients = jax.vmap(one, in_axes=(-1, -1, -1, 0, None, None, None))
+    of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, 0, 0, 0, 0))
+    of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, None, 2, None, None))
+    arguments = (patients.effect, patients.exposure, decay, patients.combination, exposure, present, bliss)
+    joint = stored(wanted, lambda: of_segments(*arguments))
+    kill = _product("vg,gkp->vkp", _days_to(schedule), patients.growth[None, None] * joint)
+    return _grown(patients, law, schedule)[:, None] - kill
 
 
-def _share(schedule: Schedule) -> Float[Array, "G V"]:
-    """How much of the interval before each visit each segment is: only the mean of the kill in each interval counts."""
+def _days_to(schedule: Schedule) -> Float[Array, "V G"]:
+    """How many days of each segment lie before each visit; the segments' lengths or 0, since visits are edges."""
     segment = jnp.arange(schedule.edges.shape[0] - 1, dtype=jnp.int32)
-    after = segment[:, None] <= schedule.visit_segment[None, :]
-    inside = after & ~jnp.concatenate([jnp.zeros_like(after[:, :1]), after[:, :-1]], axis=1)
-    interval = jnp.diff(schedule.visit_day, prepend=0.0)
-    return jnp.where(inside, jnp.diff(schedule.edges)[:, None] / interval[None, :], 0.0)
+    return jnp.where(segment[None] <= schedule.visit_segment[:, None], jnp.diff(schedule.edges)[None], 0.0)
 
 
-def _at_visits(one: Patient, law: PatientLaw, kill: Float[Array, " V"], schedule: Schedule) -> Float[Array, " V"]:
-    """From the mean kill rate between visits to ln volume at the visits."""
-    return log_size_change(one.growth * law.growth_scale, kill, jnp.diff(schedule.visit_day, prepend=0.0))
+def _product(how: str, one: Array, two: Array) -> Array:
+    return jnp.einsum(how, one, two, precision=lax.Precision.HIGHEST)
 
 
-def look(one: Patient, ln_volume: Float[Array, " V"], law: PatientLaw, schedule: Schedule) -> Assessed:
-    """What there is to be read at the visits.
+def _grown(patients: Patients, law: PatientLaw, schedule: Schedule) -> Float[Array, "V P"]:
+    """Ln volume at the visits without any drug."""
+    return schedule.visit_day[:, None] * (patients.growth * law.growth_scale)[None]
+
+
+def follow(
+    patients: Patients,
+    ln_volume: Float[Array, "V P"],
+    law: PatientLaw,
+    schedule: Schedule,
+    rule: RecistRule,
+    parts: Parts = EVERYTHING,
+) -> tuple[Assessed, Reading]:
+    """What there is to be read at the visits under one regimen, and what the local reader reads.
 
     The hazard of a new lesion is ``new_lesion_hazard * (SLD / SLD_0)^new_lesion_power``, accumulated over the true sums
     by the trapezoid rule between visits; the lesion is there once that reaches the patient's threshold. Nothing is
@@ -174,34 +243,69 @@ def look(one: Patient, ln_volume: Float[Array, " V"], law: PatientLaw, schedule:
 
     Parameters
     ----------
-    one, law
-        One patient, one draw.
+    patients, law
+        Of one draw.
     ln_volume
         See `under_several_drugs`.
-    schedule
-        Visits.
+    schedule, parts
+        Visits; what is simulated.
+    rule
+        How they are read.
     """
-    ln_diameter = DIAMETER_PER_VOLUME * one.pace[:, None] * ln_volume[None, :]
-    diameter = one.diameter[:, None] * jnp.exp(jnp.minimum(ln_diameter, _LARGEST_LN_RATIO))
-    true = jnp.sum(diameter, axis=0)
-    seen = jnp.sum(jnp.where(diameter < VANISHED_MM, 0.0, diameter), axis=0)
-    baseline = jnp.sum(one.diameter)
+    diameters = jnp.unstack(patients.diameter)
+    paces = [DIAMETER_PER_VOLUME * pace for pace in jnp.unstack(patients.pace)]
+    true = sum(diameters[1:], start=diameters[0])
+    sld_baseline = true * jnp.exp(patients.reading[0])
+    assessed = _made(patients, law, schedule, parts)
 
-    hazard = law.new_lesion_hazard * jnp.exp(law.new_lesion_power * jnp.log(true / baseline))
-    before = jnp.concatenate([law.new_lesion_hazard[None], hazard[:-1]])
+    def visit(before, here):
+        nadir, risk, hazard = before
+        ln_volume, interval, error, made = here
+        sizes = [
+            diameter * jnp.exp(jnp.minimum(pace * ln_volume, _LARGEST_LN_RATIO))
+            for diameter, pace in zip(diameters, paces, strict=True)
+        ]
+        shown = [jnp.where(size < VANISHED_MM, 0.0, size) for size in sizes]
+        seen = sum(shown[1:], start=shown[0])
+        new_lesion: Any = False
+        if parts.new_lesions:
+            last, size = hazard, sum(sizes[1:], start=sizes[0])
+            hazard = law.new_lesion_hazard * jnp.exp(law.new_lesion_power * jnp.log(size / true))
+            risk = risk + 0.5 * (last + hazard) * interval
+            new_lesion = risk >= patients.new_lesion_e
+        sld = seen * jnp.exp(error)
+        code, nadir = next_response(nadir, sld, sld_baseline, new_lesion, made, sld <= rule.disappearance_mm, rule=rule)
+        return (nadir, risk, hazard), (seen, jnp.broadcast_to(new_lesion, sld.shape), sld, code)
+
+    hazard = jnp.broadcast_to(law.new_lesion_hazard, true.shape)
+    start = (sld_baseline, jnp.zeros_like(true), hazard)
     interval = jnp.diff(schedule.visit_day, prepend=0.0)
-    new_lesion = jnp.cumsum(0.5 * (before + hazard) * interval) >= one.new_lesion_e
-    return Assessed(baseline, seen, new_lesion, on_study(one, law, schedule) & ~one.missed)
+    _, (seen, new_lesion, sld, codes) = lax.scan(visit, start, (ln_volume, interval, patients.reading[1:], assessed))
+    return Assessed(true, seen, new_lesion, assessed), Reading(sld_baseline, sld, codes)
 
 
-def on_study(one: Patient, law: PatientLaw, schedule: Schedule) -> Bool[Array, " V"]:
-    """Whether the patient has not left before each visit, for reasons other than progression."""
-    return law.discontinuation_hazard * schedule.visit_day <= one.discontinuation_e
+def read(found: Assessed, reading: Float[Array, "V_plus_1 P"], rule: RecistRule) -> Reading:
+    """What another reader reads, with errors of their own (ln of read over true SLD, at baseline and visits)."""
+    sld_baseline = found.true * jnp.exp(reading[0])
+    sld = found.seen * jnp.exp(reading[1:])
 
+    def visit(nadir, here):
+        size, *known = here
+        code, nadir = next_response(nadir, size, sld_baseline, *known, size <= rule.disappearance_mm, rule=rule)
+        return nadir, code
 
-def read(found: Assessed, reading: Float[Array, " V_plus_1"], rule: RecistRule) -> Reading:
-    """What one reader reads, with errors of their own (ln of read over true SLD, at baseline and visits)."""
-    error = jnp.exp(reading)
-    sld, sld_baseline = found.seen * error[1:], found.true * error[0]
-    codes: Int[Array, " V"] = visit_response(sld, sld_baseline, found.new_lesion, found.assessed, rule=rule)
+    _, codes = lax.scan(visit, sld_baseline, (sld, found.new_lesion, found.assessed))
     return Reading(sld_baseline, sld, codes)
+
+
+def _made(patients: Patients, law: PatientLaw, schedule: Schedule, parts: Parts) -> Bool[Array, "V P"]:
+    """Whether each visit is made."""
+    made = jnp.ones((schedule.visit_day.shape[0], patients.growth.shape[0]), bool)
+    if parts.discontinuation:
+        made = on_study(patients, law, schedule)
+    return made & ~patients.missed if parts.missed_visits else made
+
+
+def on_study(patients: Patients, law: PatientLaw, schedule: Schedule) -> Bool[Array, "V P"]:
+    """Whether the patient has not left before each visit, for reasons other than progression."""
+    return (law.discontinuation_hazard * schedule.visit_day)[:, None] <= patients.discontinuation_e[None]

@@ -1,6 +1,7 @@
 """What is read of a patient beyond the best response: times to events, depth, and the counts that hold them all.
 
-Everything here is for ONE patient and vmapped outside. Visits are few, so an event is known by the number of its visit,
+Everything here is for ONE patient, or for all of them as last axis where it says ``*P``. Visits are few, so an event is
+known by the number of its visit,
 and one table of (visit of the response, visit of the end, kind of the end) has the time to response, the duration of
 response, the time to progression and progression-free survival of all patients in it, exactly.
 """
@@ -16,7 +17,11 @@ from vtrial.response import RECIST_1_1, Course, RecistRule, confirmed_visits, co
 
 
 def ending(
-    course: Course, response: Int[Array, ""], left_after: Int[Array, ""], dies: Bool[Array, ""], num_visits: int
+    course: Course,
+    response: Int[Array, " *P"],
+    left_after: Int[Array, " *P"],
+    dies: Bool[Array, " *P"],
+    num_visits: int,
 ) -> Ending:
     """Which visits the response and the end of a patient's course fall on.
 
@@ -40,7 +45,7 @@ def ending(
     return Ending(response=_last_visit(response & -response), end=end, kind=kind)
 
 
-def change_bin(change: Float[Array, ""]) -> Int[Array, ""]:
+def change_bin(change: Float[Array, " *P"]) -> Int[Array, " *P"]:
     """Index of a best change (fraction of baseline) among bins of 5 %: 0 is -100 %, the last but one above +100 %.
 
     The last of the `CHANGE_BINS` bins holds NaN, patients without an assessment.
@@ -52,8 +57,8 @@ def change_bin(change: Float[Array, ""]) -> Int[Array, ""]:
 
 
 def best_change(
-    sld: Float[Array, " V"], sld_baseline: Float[Array, ""], visit_codes: Int[Array, " V"]
-) -> Float[Array, ""]:
+    sld: Float[Array, "V *P"], sld_baseline: Float[Array, " *P"], visit_codes: Int[Array, "V *P"]
+) -> Float[Array, " *P"]:
     """Smallest change of the sum from baseline (fraction), over evaluable visits up to and including the first PD.
 
     NaN where no visit is evaluable. Parameters as in `response.visit_response`, whose codes go in.
@@ -65,7 +70,7 @@ def best_change(
     return jnp.where(jnp.isinf(best), jnp.nan, best / sld_baseline - 1.0)
 
 
-def _last_visit(members: Int[Array, ""]) -> Int[Array, ""]:
+def _last_visit(members: Int[Array, " *P"]) -> Int[Array, " *P"]:
     """Number of the last visit of a set, counted from 1; 0 if it is empty."""
     return 32 - lax.clz(members)
 

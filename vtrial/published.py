@@ -136,17 +136,8 @@ def simulate_arms(
         parts = []
         for first in range(0, draws.size, _PIECE):
             piece = slice(first, first + _PIECE)
-            counts = simulate(
-                key_patients,
-                jax.tree.map(lambda x, piece=piece: x[piece], plan.law),
-                plan.exposure[piece],
-                plan.schedule,
-                plan.regimens,
-                plan.prevalence,
-                RECIST_1_0 if recist == "1.0" else RECIST_1_1,
-                num_patients=num_patients,
-                first_draw=first,
-            )
+            rule = RECIST_1_0 if recist == "1.0" else RECIST_1_1
+            counts, _ = simulate(key_patients, plan.trial(piece), rule, num_patients=num_patients, first_draw=first)
             parts.append(jax.tree.map(np.asarray, counts))
         counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         rates = response_rates(plan, counts, True)

@@ -1,8 +1,7 @@
 """Reading out patients: sums of diameters over visits -> response by RECIST. Mice are read in :mod:`vtrial.mrecist`.
 
-Everything here is written for ONE patient and vmapped outside. A patient has few visits (V <= 31), so their loops are
-unrolled: under vmap each visit is one vector over the patients, nothing depends on the data, and XLA fuses the whole
-readout into one pass over memory.
+Everything here is written for ONE patient. A patient has few visits (V <= 31), so their loops are unrolled, and nothing
+depends on the data: a visit may as well be a vector over patients, by vmap or with the patients as last axis.
 
 Axis letter: V visits. Sizes are in mm (sum of longest diameters, `sld`), times in days.
 """
@@ -149,21 +148,25 @@ def visit_response(
         Codes CR, PR, SD, PD, NE. Visits after the first PD are still read; the best response ignores them.
     """
     gone = sld <= rule.disappearance_mm if all_gone is None else all_gone
-    partial_limit = sld_baseline * ((1.0 + rule.partial) * (1.0 + _SLACK))
     nadir = sld_baseline
     codes = []
-    for size, is_gone, is_new, seen in zip(
-        jnp.unstack(sld), jnp.unstack(gone), jnp.unstack(new_lesion), jnp.unstack(assessed), strict=True
-    ):
-        generous = size * (1.0 + _SLACK)
-        grown = (generous >= nadir * (1.0 + rule.progression)) & (generous - nadir >= rule.minimum_increase_mm)
-        code = jnp.where(size <= partial_limit, PR, SD)
-        code = jnp.where(grown, PD, code)
-        code = jnp.where(is_gone, CR, code)
-        code = jnp.where(is_new, PD, code)
-        codes.append(jnp.where(seen, code, NE))
-        nadir = jnp.where(seen, jnp.minimum(nadir, size), nadir)
+    for size, *known in zip(*(jnp.unstack(each) for each in (sld, new_lesion, assessed, gone)), strict=True):
+        code, nadir = next_response(nadir, size, sld_baseline, *known, rule=rule)
+        codes.append(code)
     return jnp.stack(codes)
+
+
+def next_response(
+    nadir: Array, size: Array, sld_baseline: Array, is_new: Array, seen: Array, is_gone: Array, *, rule: RecistRule
+) -> tuple[Array, Array]:
+    """Code of one visit and the nadir after it, from the nadir before; see `visit_response`."""
+    generous = size * (1.0 + _SLACK)
+    grown = (generous >= nadir * (1.0 + rule.progression)) & (generous - nadir >= rule.minimum_increase_mm)
+    code = jnp.where(size <= sld_baseline * ((1.0 + rule.partial) * (1.0 + _SLACK)), PR, SD)
+    code = jnp.where(grown, PD, code)
+    code = jnp.where(is_gone, CR, code)
+    code = jnp.where(is_new, PD, code)
+    return jnp.where(seen, code, NE), jnp.where(seen, jnp.minimum(nadir, size), nadir)
 
 
 # A course of visits is five sets of visits, each an int32 whose bit v stands for visit v. Sets make Table 3 short ("the
@@ -207,7 +210,7 @@ def _before_first(members: Array) -> Array:
     return (members & -members) - 1
 
 
-def course_of(visit_codes: Int[Array, " V"], day: Float[Array, " V"], rule: RecistRule) -> Course:
+def course_of(visit_codes: Int[Array, "V *P"], day: Float[Array, " V"], rule: RecistRule) -> Course:
     """Cut a series of visits at its first progression.
 
     After a CR, SD is read as PD (Table 3: CR, SD is never a response, "otherwise PD"), and PR too if the rule says so.
@@ -225,7 +228,7 @@ def course_of(visit_codes: Int[Array, " V"], day: Float[Array, " V"], rule: Reci
     return Course(complete & before, partial & before, stable & before, nonevaluable & before, first)
 
 
-def _in_window(visit_codes: Int[Array, " V"], day: Float[Array, " V"], most_days: float) -> Array:
+def _in_window(visit_codes: Int[Array, "V *P"], day: Float[Array, " V"], most_days: float) -> Array:
     """The visits no more than so many days after the evaluable visit before them."""
     last, timely = jnp.zeros((), day.dtype), []
     for code, this_day in zip(jnp.unstack(visit_codes), jnp.unstack(day), strict=True):

@@ -33,7 +33,7 @@ from vtrial.store import POSTERIOR, RunFolder
 from vtrial.times import COLUMNS as ENDPOINT_COLUMNS
 from vtrial.times import draw_endpoints, endpoint_rows
 from vtrial.translation import PriorSampler, plan_cohort
-from vtrial.trial import simulate_endpoints, trajectories
+from vtrial.trial import Endpoints, simulate, trajectories
 
 
 def mice_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progress) -> float:
@@ -116,18 +116,13 @@ def trial_stage(
                 piece = slice(first, min(first + step, total))
 
                 def count(plan=plan, piece=piece):
-                    return simulate_endpoints(
+                    return simulate(
                         key_patients,
-                        jax.tree.map(lambda x: x[piece], plan.law),
-                        plan.exposure[piece],
-                        plan.schedule,
-                        plan.regimens,
-                        plan.prevalence,
+                        plan.trial(piece),
                         rule,
-                        num_arms=len(plan.arms),
                         num_patients=config.patients,
-                        confirmation=config.confirmation,
-                        blinded=config.blinded_reader,
+                        endpoints=Endpoints(len(plan.arms), config.confirmation, config.blinded_reader),
+                        numbers=config.numbers,
                         first_draw=piece.start,
                         devices=devices_for(device),
                     )
@@ -166,15 +161,7 @@ def trial_stage(
                 names = [" + ".join(one) for one in mice.drugs]
                 ranks.append(rank_rows(cohort.tumour_type, groups, "mouse_tgi", names, mice.median, warnings))
             shown = min(inputs.experiment.report.patients_shown, draws.size)
-            course = trajectories(
-                key_patients,
-                jax.tree.map(lambda x, n=shown: x[:n], plan.law),
-                plan.exposure[:shown],
-                plan.schedule,
-                plan.regimens,
-                plan.prevalence,
-                rule,
-            )
+            course = trajectories(key_patients, plan.trial(slice(shown)), rule, numbers=config.numbers)
             engaged.append(engagement_rows(cohort, sampler, inputs.priors))
             samples.append(sample_tables(cohort.tumour_type, plan, course, rule, config.confirmation))
 
@@ -208,7 +195,7 @@ def _checkpoint(inputs: Inputs, folder: RunFolder, device: Kind) -> Checkpoint:
 
 
 def _stored_counts(
-    checkpoint: Checkpoint | None, piece: str, count: Callable[[], tuple[Counts, EndpointCounts]]
+    checkpoint: Checkpoint | None, piece: str, count: Callable[[], tuple[Counts, EndpointCounts | None]]
 ) -> tuple[tuple[Counts, EndpointCounts], float | None]:
     """The counts that a checkpoint holds, else those that `count` makes, which the checkpoint then holds.
 
@@ -221,6 +208,7 @@ def _stored_counts(
     with held_back():
         begun = time.perf_counter()
         made, more = jax.tree.map(np.asarray, count())
+        assert more is not None
         seconds = time.perf_counter() - begun
         if checkpoint:
             asked = {name: leaf for name, leaf in more._asdict().items() if leaf is not None}

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtrial.base import PatientLaw, Regimens, Schedule
+from vtrial.base import PatientLaw, Regimens, Schedule, Trial
 from vtrial.config import Cohort, Visits
 from vtrial.dosing import Dosing, segment_edges
 from vtrial.errors import InputError
@@ -58,6 +58,11 @@ class CohortPlan(NamedTuple):
     drugs: tuple[str, ...]
     arms: tuple[str, ...]
     origin: Mapping[str, str]  # drug -> where its effect comes from
+
+    def trial(self, draws: slice = slice(None)) -> Trial:
+        """What is simulated, of some of the draws."""
+        law = jax.tree.map(lambda leaf: leaf[draws], self.law)
+        return Trial(law, self.exposure[draws], self.schedule, self.regimens, self.prevalence)
 
 
 def _fitted_name(drug: str, priors: Priors, known: Sequence[str], aliases: Mapping[str, str]) -> str | None:

@@ -5,6 +5,7 @@ Effects are fractions of the unperturbed growth removed (0 nothing, 1 stasis, ab
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import combinations
 
@@ -50,11 +51,27 @@ def combine(
     -------
     array with the last axis gone; 0 for an arm without drugs.
     """
-    # drug by drug: the drugs are few, and an inner axis of two or three is the slowest shape there is
     drugs = range(effect.shape[-1])
-    given = [present[..., d] for d in drugs]
+    return _combined(
+        [effect[..., d] for d in drugs],
+        lambda a, b: phi[..., a, b],
+        lambda a, b: gamma[..., a, b],
+        [present[..., d] for d in drugs],
+        smoothing,
+    )
+
+
+def _combined(
+    effect: Sequence[Array],
+    phi: Callable[[int, int], Array],
+    gamma: Callable[[int, int], Array],
+    given: Sequence[Array],
+    smoothing: float | Array,
+) -> Array:
+    """`combine`, drug by drug: the drugs are few, and an inner axis of two or three is the slowest shape there is."""
+    drugs = range(len(effect))
     # masked before the exponential, so that an absent drug neither leads nor sends a gradient
-    alone = [jnp.where(given[d], effect[..., d], 0.0) for d in drugs]
+    alone = [jnp.where(given[d], effect[d], 0.0) for d in drugs]
     top = jax.lax.stop_gradient(reduce(jnp.maximum, (jnp.where(given[d], alone[d], -jnp.inf) for d in drugs)))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     weight = [jnp.where(given[d], jnp.exp(jnp.where(given[d], alone[d] - top, 0.0) / smoothing), 0.0) for d in drugs]
@@ -63,7 +80,7 @@ def combine(
     positive = [smoothing * jax.nn.softplus(one / smoothing) for one in alone]
     joint = sum((leads[d] * alone[d] for d in drugs[1:]), start=leads[0] * alone[0])
     for a, b in combinations(drugs, 2):
-        added = phi[..., a, b] * (leads[a] * positive[b] + leads[b] * positive[a]) + gamma[..., a, b]
+        added = phi(a, b) * (leads[a] * positive[b] + leads[b] * positive[a]) + gamma(a, b)
         joint = joint + jnp.where(given[a] & given[b], added, 0.0)
     return joint
 
@@ -71,15 +88,15 @@ def combine(
 def joint_effect(
     effect: Float[Array, " R"],
     kill_scale: Float[Array, " R"],
-    exposure: Float[Array, "R G"],
-    decay: Float[Array, "R G"],
+    exposure: Float[Array, "R *G"],
+    decay: Float[Array, "R *G"],
     phi: Float[Array, "R R"],
     gamma: Float[Array, "R R"],
     deviation: Float[Array, ""],
     present: Bool[Array, " R"],
     *,
     bliss: Bool[Array, ""] | bool = False,
-) -> Float[Array, " G"]:
+) -> Float[Array, " *G"]:
     """Joint effect of the drugs of one regimen over time, in one patient.
 
     With the strength ``s_d(t) = kill_scale_d E_d(t) decay_d(t)`` of each drug, pointwise in time::
@@ -97,7 +114,7 @@ def joint_effect(
     kill_scale
         Kill in a patient over that in a mouse.
     exposure
-        Mean effect curve in each segment, in [0, 1].
+        Mean effect curve in each segment, in [0, 1]; without the axis G, in one segment.
     decay
         What is left of the effect in each segment.
     phi, gamma, present
@@ -113,17 +130,23 @@ def joint_effect(
         Fraction of the PDX-scale growth removed; times that growth it is the kill rate of the volume, 1/day.
     """
     num_given = jnp.sum(present, dtype=effect.dtype)
-    full = kill_scale[:, None] * exposure
-    strength = full * decay
+    given, alone, left, curve = (jnp.unstack(each) for each in (present, effect, decay, exposure))
+    scale, drugs = jnp.unstack(kill_scale), range(len(given))
+    full = [scale[d] * curve[d] for d in drugs]
+    strength = [full[d] * left[d] for d in drugs]
     # Logarithms of each factor, since only the sum depends on regimen and patient both; none given leaves a mean of 1
-    ln_strength = jnp.where(present[:, None], jnp.log(full) + jnp.log(decay), 0.0)
-    together = jnp.exp(jnp.sum(ln_strength, axis=0) / jnp.maximum(num_given, 1.0))
-    root = jnp.sqrt(kill_scale[:, None] * decay) * exposure
-    sensitised = jnp.where(bliss, 0.0, gamma)[:, :, None] * root[:, None, :] * root[None, :, :]
+    ln_strength = [jnp.where(given[d], jnp.log(full[d]) + jnp.log(left[d]), 0.0) for d in drugs]
+    together = jnp.exp(sum(ln_strength[1:], start=ln_strength[0]) / jnp.maximum(num_given, 1.0))
+    root = [jnp.sqrt(scale[d] * left[d]) * curve[d] for d in drugs]
+    factor, sensitisation = jnp.where(bliss, 1.0, phi), jnp.where(bliss, 0.0, gamma)
     # The rule was fitted at strength 1: rounding in proportion to the strength makes it the same rule in patients, and
     # leaves no phantom effect of the rounding in a week off. The floor is for the division alone.
     rounding = jnp.maximum(SMOOTHING * together, 1e-6)
-    joint = jax.vmap(combine, in_axes=(1, None, 2, None, 0))(
-        effect[:, None] * strength, jnp.where(bliss, 1.0, phi), sensitised, present, rounding
+    joint = _combined(
+        [alone[d] * strength[d] for d in drugs],
+        lambda a, b: factor[a, b],
+        lambda a, b: sensitisation[a, b] * root[a] * root[b],
+        given,
+        rounding,
     )
     return joint + jnp.where(bliss | (num_given < 2), 0.0, deviation) * together

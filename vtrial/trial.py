@@ -1,8 +1,12 @@
-"""The one big jit: draws x regimens x patients -> counts.
+"""The virtual trial, draws x regimens x patients -> counts: one direction, one jit.
 
-A patient is made once (:mod:`vtrial.patients`) and given every regimen (:mod:`vtrial.course`); the best response and
-whatever else is read (:mod:`vtrial.response`, :mod:`vtrial.endpoints`) is counted. Kernels are for one patient under
-one regimen, blocks of patients are vmapped, draws go in chunks, and only counts leave the device.
+    simulate          what is asked for is checked; regimens of one drug go first      host
+      _simulate       the one jit: draws spread over the devices, in chunks
+        _count_draw   net after net, block after block of 2,048 patients: memory does not grow with them
+          counting    a block made, followed, read and counted; only counts come out
+    trajectories      the first of the same patients, whole: for figures
+
+Shapes are fixed and the number of patients is data: a program is compiled once for given shapes, rule and devices.
 """
 
 from __future__ import annotations
@@ -13,377 +17,126 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, Patient, PatientLaw, Regimens, Schedule, Trajectories
-from vtrial.course import Assessed, Reading, decays, look, on_study, read, under_one_drug, under_several_drugs
-from vtrial.endpoints import best_change, change_bin, ending
-from vtrial.patients import BLOCK, block_key, block_of_patients
-from vtrial.response import (
-    NE,
-    RECIST_1_1,
-    Course,
-    RecistRule,
-    best_of,
-    confirmed_visits,
-    course_of,
-    objective_response,
-    unconfirmed_visits,
-)
+from vtrial import sobol
+from vtrial.base import Counts, EndpointCounts, PatientLaw, Schedule, Trajectories, Trial
+from vtrial.counting import Plan, Setup, block_of_patients, count_block, read_all, shift_of
+from vtrial.course import stored
+from vtrial.endpoints import best_change
+from vtrial.patients import BLOCK, Numbers, Parts, draw_key, parts_of, places_of, sobol_points
+from vtrial.response import RECIST_1_1, RecistRule
 
 # Draws side by side in one program: a CPU wants what fits its cache, a GPU wants many threads. No number depends on it.
 _CHUNK_CPU, _CHUNK_ACCELERATOR = 1, 32
 
-
-class _Plan(NamedTuple):
-    """What is common to all draws and patients; regimens of one drug or none come first."""
-
-    schedule: Schedule
-    regimens: Regimens
-    prevalence: Array
+# Folded into the key for the scramble that all draws share; draws are numbered from 0.
+_SHARED = 2**32 - 1
 
 
-class _Setup(NamedTuple):
-    """What the program is built around; static.
+class Endpoints(NamedTuple):
+    """What is read beyond the best response; static.
 
-    `order` has the regimens' places as they were given, `single` says how many of one drug or none come first; all
-    endpoints are read of the first `arms` as given, confirmed or not by `confirmation`, and of a blinded reader if
-    `blinded`.
+    Attributes
+    ----------
+    num_arms : int
+        How many of the regimens are arms, 1 or more; the null models after them are counted by response alone.
+    confirmation : bool
+        Whether the response whose start and duration are read must be confirmed.
+    blinded : bool
+        Whether a second, blinded reader reads the arms too; without, what is counted of that reader is None.
     """
 
-    rule: RecistRule
-    order: tuple[int, ...]
-    single: int
-    arms: int = 0
+    num_arms: int
     confirmation: bool = True
     blinded: bool = False
 
-    @property
-    def places(self) -> tuple[int, ...]:
-        """Where each regimen went that was given."""
-        return tuple(self.order.index(k) for k in range(len(self.order)))
 
-
-# ------------------------------------------------------------------------------------------------ one patient
-
-
-class _Outcome(NamedTuple):
-    """One patient under every regimen, [K]."""
-
-    confirmed: Array
-    unconfirmed: Array
-
-
-class _Endpoints(NamedTuple):
-    """The same patient in every arm, [A]; `course` is `Ending` in one number; the last is None where not asked for."""
-
-    course: Array
-    change: Array
-    evaluable: Array
-    blinded: Array | None
-
-
-def _read_all(
-    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G *points"], plan: _Plan, setup: _Setup
-) -> tuple[Assessed, Reading]:
-    """What is on the scans of one patient under every regimen, and what is read of them."""
-    schedule, regimens, _ = plan
-    decay, cut = decays(one, schedule), setup.single
-    found = []
-    if cut:
-        many = jax.vmap(under_one_drug, in_axes=(None, None, None, 0, 0, None))
-        found.append(many(one, law, decay, exposure[:cut], regimens.present[:cut], schedule))
-    if cut < exposure.shape[0]:
-        many = jax.vmap(under_several_drugs, in_axes=(None, None, None, 0, 0, 0, 0, None))
-        rows = (exposure[cut:], regimens.present[cut:], regimens.bliss[cut:], one.combination[cut:])
-        found.append(many(one, law, decay, *rows, schedule))
-    scans = jax.vmap(look, in_axes=(None, 0, None, None))(one, jnp.concatenate(found), law, schedule)
-    return scans, jax.vmap(read, in_axes=(0, None, None))(scans, one.reading, setup.rule)
-
-
-def _outcome(
-    one: Patient, law: PatientLaw, exposure: Float[Array, "K R G *points"], plan: _Plan, setup: _Setup
-) -> tuple[_Outcome, _Endpoints | None]:
-    day, rule = plan.schedule.visit_day, setup.rule
-    scans, reading = _read_all(one, law, exposure, plan, setup)
-
-    def best_responses(codes: Int[Array, " V"]):
-        course = course_of(codes, day, rule)
-        confirmed, unconfirmed = confirmed_visits(course, day, rule), unconfirmed_visits(course)
-        best = _Outcome(best_of(course, *confirmed, day, rule), best_of(course, *unconfirmed, day, rule))
-        return best, course, confirmed[0] if setup.confirmation else unconfirmed[0]
-
-    best, course, response = jax.vmap(best_responses)(reading.codes)
-    if not setup.arms:
-        return best, None
-    rows = jnp.asarray(setup.places[: setup.arms], jnp.int32)
-    arms = jax.tree.map(lambda leaf: leaf[rows], (scans, reading, course, response))
-    more = jax.vmap(partial(_endpoints, setup=setup), in_axes=(None, None, None, 0, 0, 0, 0))
-    return best, more(one, law, plan.schedule, *arms)
-
-
-def _endpoints(
-    one: Patient,
-    law: PatientLaw,
-    schedule: Schedule,
-    scans: Assessed,
-    reading: Reading,
-    course: Course,
-    response: Int[Array, ""],
-    setup: _Setup,
-) -> _Endpoints:
-    """What else one patient under one regimen shows."""
-    day, rule = schedule.visit_day, setup.rule
-    num_visits = day.shape[0]
-    left_after = jnp.sum(on_study(one, law, schedule), dtype=jnp.int32)
-    end = ending(course, response, left_after, one.dies, num_visits)
-    blinded = None
-    if setup.blinded:
-        # nobody is scanned for the blinded reader once the local one has called progression
-        until = jnp.where(course.progression == 0, -1, (course.progression << 1) - 1)
-        in_time = (until >> jnp.arange(num_visits, dtype=jnp.int32)) & 1 == 1
-        second = read(scans._replace(assessed=scans.assessed & in_time), one.blinded, rule)
-        again = course_of(second.codes, day, rule)
-        blinded = best_of(
-            again, *(confirmed_visits(again, day, rule) if setup.confirmation else unconfirmed_visits(again)), day, rule
-        )
-    return _Endpoints(
-        course=(end.response * (num_visits + 1) + end.end) * 3 + end.kind,
-        change=change_bin(best_change(reading.sld, reading.sld_baseline, reading.codes)),
-        evaluable=course.evaluable != 0,
-        blinded=blinded,
-    )
-
-
-# ------------------------------------------------------------------------------------------------ one block, one draw
-
-
-def _count_block(
-    key: jax.Array,
-    law: PatientLaw,
-    exposure: Float[Array, "K R G *points"],
-    plan: _Plan,
-    num_patients: Int[Array, ""],
-    setup: _Setup,
-) -> tuple[Counts, EndpointCounts | None]:
-    """Counts of the first `num_patients` patients of one block of one draw."""
-    schedule, regimens, prevalence = plan
-    num_groups, num_visits = prevalence.shape[0], schedule.visit_day.shape[0]
-    patients = block_of_patients(key, law, regimens, prevalence, num_visits)
-    best, more = jax.vmap(lambda one: _outcome(one, law, exposure, plan, setup))(patients)
-    asked = jnp.arange(BLOCK, dtype=jnp.int32) < num_patients
-    subgroup = jnp.arange(num_groups, dtype=jnp.int32)
-    member = (patients.subgroup[:, None] == subgroup[None, :]) & asked[:, None]
-
-    def count(flags):
-        # a product of matrices counts several times faster than sums do; float32 holds the numbers of a block exactly
-        number = jnp.tensordot(flags.astype(jnp.float32), member.astype(jnp.float32), axes=(0, 0))
-        return jnp.moveaxis(number, -1, 1).astype(jnp.int32)
-
-    def by_class(codes):
-        return count(codes[:, :, None] == jnp.arange(NE + 1, dtype=codes.dtype)[None, None])
-
-    def independent(codes):
-        return count(jnp.any(regimens.parts[None] & objective_response(codes)[:, None, :], axis=2))
-
-    counts = Counts(
-        best_response=by_class(best.confirmed),
-        best_unconfirmed=by_class(best.unconfirmed),
-        responders_independent=independent(best.confirmed),
-        independent_unconfirmed=independent(best.unconfirmed),
-        num_patients=jnp.sum(member, axis=0, dtype=jnp.int32),
-    )
-    if more is None:
-        return counts, None
-
-    def histogram(value, size):
-        """Patients by arm, subgroup and value."""
-        arm = jnp.arange(setup.arms, dtype=jnp.int32)
-        place = (arm[None, :] * num_groups + patients.subgroup[:, None]) * size + value
-        number = jnp.broadcast_to(asked[:, None].astype(jnp.int32), place.shape)
-        flat = jnp.zeros(setup.arms * num_groups * size, jnp.int32).at[place.ravel()].add(number.ravel())
-        return flat.reshape(setup.arms, num_groups, size)
-
-    size = num_visits + 1
-    course = histogram(more.course, size * size * 3)
-    blinded = both = None
-    if more.blinded is not None:
-        rows = jnp.asarray(setup.places[: setup.arms], jnp.int32)
-        local = (best.confirmed if setup.confirmation else best.unconfirmed)[:, rows]
-        blinded = by_class(more.blinded)
-        both = count(objective_response(local) & objective_response(more.blinded))
-    endpoints = EndpointCounts(
-        course=course.reshape(*course.shape[:2], size, size, 3),
-        change=histogram(more.change, CHANGE_BINS),
-        evaluable=count(more.evaluable),
-        blinded=blinded,
-        both=both,
-    )
-    return counts, endpoints
-
-
-def _count_draw(
-    key: jax.Array,
-    item: tuple[Int[Array, ""], PatientLaw, Float[Array, "K R G"]],
-    plan: _Plan,
-    num_patients: Int[Array, ""],
-    setup: _Setup,
-) -> tuple[Counts, EndpointCounts | None]:
-    """Counts of one draw (index, law, exposure): block after block, in memory that does not grow with the patients."""
-    draw, law, exposure = item
-
-    def count(block):
-        left = num_patients - block * BLOCK
-        return _count_block(block_key(key, draw, block), law, exposure, plan, left, setup)
-
-    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(count, jnp.int32(0)))
-    blocks = (num_patients + (BLOCK - 1)) // BLOCK
-    return jax.lax.fori_loop(jnp.int32(0), blocks, lambda b, sum: jax.tree.map(jnp.add, sum, count(b)), none)
-
-
-# ------------------------------------------------------------------------------------------------ the one jit
+# ------------------------------------------------------------------------------------------------ what is asked for
 
 
 def simulate(
     key: jax.Array,
-    law: PatientLaw,
-    exposure: Float[Array, "D K R G *points"],
-    schedule: Schedule,
-    regimens: Regimens,
-    prevalence: Float[Array, " B"],
+    trial: Trial,
     rule: RecistRule = RECIST_1_1,
     *,
     num_patients: int,
+    endpoints: Endpoints | None = None,
+    numbers: Numbers = "independent",
     first_draw: int = 0,
+    parts: Parts | None = None,
     chunk: int | None = None,
     devices: Sequence | None = None,
-) -> Counts:
+) -> tuple[Counts, EndpointCounts | None]:
     """Give every regimen to the same virtual patients of every draw, and count their responses.
 
-    Patient i of draw s depends on `key`, ``first_draw + s`` and i alone: a long run may be cut into calls over slices
-    of the draws. Compiled once for given shapes, rule, chunk and devices, whatever the number of patients.
+    Patient i of draw s depends on `key`, `numbers`, ``first_draw + s`` and i alone: a long run may be cut into calls
+    over slices of the draws.
 
     Parameters
     ----------
     key
         Consumed.
-    law
-        See `PatientLaw`; every leaf has a leading axis D.
-    exposure
-        Mean effect curve of every drug in every segment, in [0, 1], see `exposure.segment_effect`; where patients
-        differ in exposure (`law.exposure_sd`), the two points of `exposure.segment_law`, [D, K, R, G, 3]. Not read
-        where the drug is not part of the regimen.
-    schedule
-        Visits and segments.
-    regimens
-        See `patients.lay_out`.
-    prevalence
-        Share of each subgroup; ``[1.0]`` without subgroups.
+    trial
+        The numbers of a cohort.
     rule
         RECIST_1_1, RECIST_1_0 or a protocol's own, its fields Python numbers.
     num_patients
         Patients of each draw, 1 or more; any number in the same memory.
+    endpoints
+        Read besides the best response; None: nothing. Memory on the device grows with the square of the visits.
+    numbers
+        "independent", or "sobol" for points that fill the space of patients more evenly: rates of a draw are unbiased
+        too, and have a smaller error, which is read from the spread over draws of one law.
     first_draw
         Index of the first of the D draws.
+    parts
+        What is simulated; default what the law has in any of these draws, see `patients.parts_of`.
     chunk
         Draws side by side in one program; default by device. A setting of speed: counts do not depend on it.
     devices
         Draws are spread over them; default all of JAX's default backend.
+
+    Returns
+    -------
+    Counts, and EndpointCounts where endpoints are asked for.
 
     Raises
     ------
     ValueError
         If the shapes do not belong together or a number is out of range.
     """
-    counts, _ = _run(key, law, exposure, schedule, regimens, prevalence, rule, num_patients, first_draw, chunk, devices)
-    return counts
-
-
-def simulate_endpoints(
-    key: jax.Array,
-    law: PatientLaw,
-    exposure: Float[Array, "D K R G *points"],
-    schedule: Schedule,
-    regimens: Regimens,
-    prevalence: Float[Array, " B"],
-    rule: RecistRule = RECIST_1_1,
-    *,
-    num_arms: int,
-    num_patients: int,
-    confirmation: bool = True,
-    blinded: bool = False,
-    first_draw: int = 0,
-    chunk: int | None = None,
-    devices: Sequence | None = None,
-) -> tuple[Counts, EndpointCounts]:
-    """As `simulate`, with everything else that the same patients tell of the first `num_arms` regimens.
-
-    Memory on the device grows with the square of the number of visits.
-
-    Parameters
-    ----------
-    num_arms
-        How many of the regimens are arms, 1 or more; the null models after them are counted by response alone.
-    confirmation
-        Whether the response whose start and duration are read must be confirmed.
-    blinded
-        Whether a second, blinded reader reads the arms too; without, what is counted of that reader is None.
-    """
-    if not 1 <= num_arms <= len(regimens.arm):
-        raise ValueError(f"num_arms: got {num_arms}; allowed is 1 to {len(regimens.arm)}, the number of regimens")
-    counts, endpoints = _run(
-        *(key, law, exposure, schedule, regimens, prevalence, rule, num_patients, first_draw, chunk, devices),
-        arms=num_arms,
-        confirmation=confirmation,
-        blinded=blinded,
-    )
-    assert endpoints is not None
-    return counts, endpoints
-
-
-def _run(
-    key, law, exposure, schedule, regimens, prevalence, rule, num_patients, first_draw, chunk, devices, **asked
-) -> tuple[Counts, EndpointCounts | None]:
     if not 1 <= num_patients < 2**31 - BLOCK:
         raise ValueError(f"num_patients: got {num_patients}; allowed is 1 to {2**31 - BLOCK - 1} a draw")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: got {chunk}; at least 1 draw is needed")
-    numbers = _checked(law, exposure, schedule, regimens, prevalence)
-    law, exposure, plan, setup = _sorted(*numbers, rule)
-    devices = tuple(jax.devices() if devices is None else devices)
-    mesh = Mesh(devices, ("draws",))
+    if endpoints and not 1 <= endpoints.num_arms <= len(trial.regimens.arm):
+        raise ValueError(
+            f"num_arms: got {endpoints.num_arms}; allowed is 1 to {len(trial.regimens.arm)}, the number of regimens"
+        )
+    law, exposure, plan, setup = _laid_out(trial, rule, numbers)
+    parts = parts or parts_of(law)
+    if endpoints:
+        parts = parts._replace(death=True, blinded=endpoints.blinded)
+        setup = setup._replace(arms=endpoints.num_arms, confirmation=endpoints.confirmation)
+    mesh = Mesh(tuple(jax.devices() if devices is None else devices), ("draws",))
     if chunk is None:
-        chunk = _CHUNK_CPU if devices[0].platform == "cpu" else _CHUNK_ACCELERATOR
+        chunk = _CHUNK_CPU if mesh.devices.flat[0].platform == "cpu" else _CHUNK_ACCELERATOR
         chunk = min(chunk, -(-exposure.shape[0] // mesh.size))
     arguments = (key, jnp.int32(first_draw), law, exposure, plan, jnp.int32(num_patients))
     arguments = jax.device_put(arguments, NamedSharding(mesh, PartitionSpec()))
-    return _simulate(*arguments, setup=setup._replace(**asked), chunk=chunk, mesh=mesh)
-
-
-def _sorted(law: PatientLaw, exposure: Array, plan: _Plan, rule: RecistRule) -> tuple[PatientLaw, Array, _Plan, _Setup]:
-    """The arguments with regimens of one drug or none first: the program has one part for them and one for the rest."""
-    several = [number > 1 for number in jnp.sum(plan.regimens.present, axis=1).tolist()]
-    order = tuple(sorted(range(len(several)), key=lambda k: several[k]))
-    rows = jnp.asarray(order, jnp.int32)
-    regimens = plan.regimens._replace(
-        **{name: getattr(plan.regimens, name)[rows] for name in ("present", "bliss", "arm", "combination_hash")},
-        parts=plan.regimens.parts[rows][:, rows],
-    )
-    setup = _Setup(rule, order, single=several.count(False))
-    return law, exposure[:, rows], plan._replace(regimens=regimens), setup
+    return _simulate(*arguments, setup=setup._replace(parts=parts), chunk=chunk, mesh=mesh)
 
 
 def trajectories(
     key: jax.Array,
-    law: PatientLaw,
-    exposure: Float[Array, "D K R G *points"],
-    schedule: Schedule,
-    regimens: Regimens,
-    prevalence: Float[Array, " B"],
+    trial: Trial,
     rule: RecistRule = RECIST_1_1,
     *,
     patients_per_draw: int = 1,
+    numbers: Numbers = "independent",
     first_draw: int = 0,
 ) -> Trajectories:
     """Courses of the first patients of every draw, the same that `simulate` counts; N = D patients_per_draw.
@@ -398,67 +151,37 @@ def trajectories(
     """
     if not 1 <= patients_per_draw <= BLOCK:
         raise ValueError(f"patients_per_draw: got {patients_per_draw}; allowed is 1 to {BLOCK}")
-    *numbers, setup = _sorted(*_checked(law, exposure, schedule, regimens, prevalence), rule)
-    return _trajectories(key, jnp.int32(first_draw), *numbers, setup=setup, patients_per_draw=patients_per_draw)
+    law, exposure, plan, setup = _laid_out(trial, rule, numbers)
+    setup = setup._replace(parts=parts_of(law))
+    return _trajectories(
+        key, jnp.int32(first_draw), law, exposure, plan, setup=setup, patients_per_draw=patients_per_draw
+    )
 
 
-@partial(jax.jit, static_argnames=("setup", "chunk", "mesh"))
-def _simulate(key, first_draw, law, exposure, plan, num_patients, *, setup, chunk, mesh):
-    num_draws = exposure.shape[0]
-    # whole chunks on every device: the last draw stands in for what is missing, and is cut off again
-    padded = -(-num_draws // (chunk * mesh.size)) * chunk * mesh.size
-    index = jnp.minimum(jnp.arange(padded, dtype=jnp.int32), num_draws - 1)
-    draws = (first_draw + index, *jax.tree.map(lambda leaf: leaf[index], (law, exposure)))
-
-    def on_one_device(draws, key, plan, num_patients):
-        return jax.lax.map(lambda item: _count_draw(key, item, plan, num_patients, setup), draws, batch_size=chunk)
-
-    split, whole = PartitionSpec("draws"), PartitionSpec()
-    specs = (split, whole, whole, whole)
-    spread = jax.shard_map(on_one_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-    counts, endpoints = jax.tree.map(lambda leaf: leaf[:num_draws], spread(draws, key, plan, num_patients))
-    given = jnp.asarray(setup.places, jnp.int32)
-    by_regimen = {name: leaf[:, given] for name, leaf in counts._asdict().items() if name != "num_patients"}
-    return counts._replace(**by_regimen), endpoints
-
-
-@partial(jax.jit, static_argnames=("setup", "patients_per_draw"))
-def _trajectories(key, first_draw, law, exposure, plan, *, setup, patients_per_draw) -> Trajectories:
-    schedule, regimens, prevalence = plan
-    day, rule = schedule.visit_day, setup.rule
-
-    def one_patient(one, law, exposure):
-        _, reading = _read_all(one, law, exposure, plan, setup)
-
-        def one_regimen(reading):
-            course = course_of(reading.codes, day, rule)
-            best = best_of(course, *confirmed_visits(course, day, rule), day, rule)
-            change = best_change(reading.sld, reading.sld_baseline, reading.codes)
-            return reading.codes.astype(jnp.int32), change, best.astype(jnp.int32)
-
-        codes, change, best = jax.vmap(one_regimen)(reading)
-        return Trajectories(reading.sld_baseline[0], reading.sld, codes, change, best, one.subgroup)
-
-    def one_draw(item):
-        draw, law, exposure = item
-        key_0 = block_key(key, draw, jnp.int32(0))
-        block = block_of_patients(key_0, law, regimens, prevalence, day.shape[0])
-        first = jax.tree.map(lambda leaf: leaf[:patients_per_draw], block)
-        return jax.vmap(one_patient, in_axes=(0, None, None))(first, law, exposure)
-
-    draws = first_draw + jnp.arange(exposure.shape[0], dtype=jnp.int32)
-    courses = jax.lax.map(one_draw, (draws, law, exposure))
-    courses = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), courses)
-    given = jnp.asarray(setup.places, jnp.int32)
-    by_regimen = ("sld", "codes", "best_change", "best_response")
-    return courses._replace(**{name: jnp.swapaxes(getattr(courses, name), 0, 1)[given] for name in by_regimen})
+def _laid_out(trial: Trial, rule: RecistRule, numbers: Numbers) -> tuple[PatientLaw, Array, Plan, Setup]:
+    """The trial in the dtypes of the program, whatever JAX is set to, with regimens of one drug or none first."""
+    _check(trial)
+    floats = (trial.law, trial.exposure, trial.prevalence, trial.schedule.edges, trial.schedule.visit_day)
+    law, exposure, prevalence, edges, day = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), floats)
+    schedule = Schedule(edges, jnp.asarray(trial.schedule.visit_segment, jnp.int32), day)
+    regimens = trial.regimens
+    several = [number > 1 for number in jnp.sum(regimens.present, axis=1).tolist()]
+    order = tuple(sorted(range(len(several)), key=lambda k: several[k]))
+    rows = jnp.asarray(order, jnp.int32)
+    regimens = regimens._replace(
+        **{name: getattr(regimens, name)[rows] for name in ("present", "bliss", "arm", "combination_hash")},
+        parts=regimens.parts[rows][:, rows],
+    )
+    single = several.count(False)
+    quasi = numbers == "sobol"
+    places = places_of(regimens.drug_hash, regimens.combination_hash[single:]) if quasi else None
+    return law, exposure[:, rows], Plan(schedule, regimens, prevalence), Setup(rule, order, single, places)
 
 
-def _checked(law: PatientLaw, exposure: Array, schedule: Schedule, regimens: Regimens, prevalence: Array):
-    """The numeric arguments in the dtypes of the trial, whatever JAX is set to and the posterior came in."""
+def _check(trial: Trial) -> None:
+    law, exposure, schedule, regimens, _ = trial
     num_draws = law.mu_ln_growth.shape[0]
-    num_regimens, num_drugs = regimens.present.shape
-    due = (num_draws, num_regimens, num_drugs, schedule.edges.shape[0] - 1)
+    due = (num_draws, *regimens.present.shape, schedule.edges.shape[0] - 1)
     if law.exposure_sd is not None:
         due = (*due, 3)  # the two points of every segment, see `course.own_exposure`
     if exposure.shape != due:
@@ -471,8 +194,94 @@ def _checked(law: PatientLaw, exposure: Array, schedule: Schedule, regimens: Reg
     ]
     if wrong:
         raise ValueError(f"law: {', '.join(wrong)} do not have the {num_draws} draws of mu_ln_growth first")
-    law, exposure, prevalence, edges, visit_day = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float32), (law, exposure, prevalence, schedule.edges, schedule.visit_day)
-    )
-    schedule = Schedule(edges, jnp.asarray(schedule.visit_segment, jnp.int32), visit_day)
-    return law, exposure, _Plan(schedule, regimens, prevalence)
+
+
+# ------------------------------------------------------------------------------------------------ the one jit
+
+
+@partial(jax.jit, static_argnames=("setup", "chunk", "mesh"))
+def _simulate(key, first_draw, law, exposure, plan, num_patients, *, setup, chunk, mesh):
+    num_draws = exposure.shape[0]
+    plan = _with_points(key, plan, setup)
+    # whole chunks on every device: the last draw stands in for what is missing, and is cut off again
+    padded = -(-num_draws // (chunk * mesh.size)) * chunk * mesh.size
+    index = jnp.minimum(jnp.arange(padded, dtype=jnp.int32), num_draws - 1)
+    draws = (first_draw + index, *jax.tree.map(lambda leaf: leaf[index], (law, exposure)))
+
+    def on_one_device(draws, key, plan, num_patients):
+        def one_draw(item):
+            draw, law, exposure = item
+            return _count_draw(key, draw, law, exposure, plan, num_patients, setup)
+
+        return lax.map(one_draw, draws, batch_size=chunk)
+
+    split, whole = PartitionSpec("draws"), PartitionSpec()
+    specs = (split, whole, whole, whole)
+    spread = jax.shard_map(on_one_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+    counts, endpoints = jax.tree.map(lambda leaf: leaf[:num_draws], spread(draws, key, plan, num_patients))
+    given = jnp.asarray(setup.given, jnp.int32)
+    by_regimen = {name: leaf[:, given] for name, leaf in counts._asdict().items() if name != "num_patients"}
+    return counts._replace(**by_regimen), endpoints
+
+
+def _with_points(key: jax.Array, plan: Plan, setup: Setup) -> Plan:
+    if setup.places is None:
+        return plan
+    scramble = draw_key(key, jnp.uint32(_SHARED))
+    return plan._replace(points=sobol_points(scramble, setup.places, plan.schedule.visit_day.shape[0], setup.parts))
+
+
+def _count_draw(
+    key: jax.Array,
+    draw: Int[Array, ""],
+    law: PatientLaw,
+    exposure: Float[Array, "K R G *points"],
+    plan: Plan,
+    num_patients: Int[Array, ""],
+    setup: Setup,
+) -> tuple[Counts, EndpointCounts | None]:
+    """Counts of one draw: block after block, in memory that does not grow with the patients."""
+    key = draw_key(key, draw)
+    blocks, per_net = (num_patients + (BLOCK - 1)) // BLOCK, sobol.BLOCKS_PER_NET
+
+    def count(shift, block):
+        left = num_patients - block * BLOCK
+        patients = stored(left > 0, lambda: block_of_patients(key, shift, block, law, plan, setup))
+        return count_block(patients, law, exposure, plan, left, setup)
+
+    def count_net(net, counts):
+        shift = shift_of(key, net, plan)
+        first, last = net * per_net, jnp.minimum((net + 1) * per_net, blocks)
+        return lax.fori_loop(first, last, lambda b, sum: jax.tree.map(jnp.add, sum, count(shift, b)), counts)
+
+    shape = jax.eval_shape(lambda: count(shift_of(key, jnp.int32(0), plan), jnp.int32(0)))
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    return lax.fori_loop(jnp.int32(0), (blocks + (per_net - 1)) // per_net, count_net, none)
+
+
+@partial(jax.jit, static_argnames=("setup", "patients_per_draw"))
+def _trajectories(key, first_draw, law, exposure, plan, *, setup, patients_per_draw) -> Trajectories:
+    plan = _with_points(key, plan, setup)
+
+    def one_draw(draw):
+        index, law, exposure = draw
+        own, zero = draw_key(key, index), jnp.int32(0)
+        block = block_of_patients(own, shift_of(own, zero, plan), zero, law, plan, setup)
+        first = jax.tree.map(lambda leaf: leaf[..., :patients_per_draw], block)
+        found = read_all(first, law, exposure, plan, setup, index >= 0)
+        reading = found.reading
+        change = jax.vmap(best_change)(reading.sld, reading.sld_baseline, reading.codes)
+        sld, codes = (jnp.moveaxis(each, 1, -1) for each in (reading.sld, reading.codes.astype(jnp.int32)))
+        return Trajectories(
+            reading.sld_baseline[0], sld, codes, change, found.confirmed.astype(jnp.int32), first.subgroup
+        )
+
+    draws = first_draw + jnp.arange(exposure.shape[0], dtype=jnp.int32)
+    courses = lax.map(one_draw, (draws, law, exposure))
+    given = jnp.asarray(setup.given, jnp.int32)
+    by_patient = {name: getattr(courses, name).ravel() for name in ("sld_baseline", "subgroup")}
+    by_regimen = {}
+    for name in ("sld", "codes", "best_change", "best_response"):
+        leaf = jnp.moveaxis(getattr(courses, name), 0, 1)[given]  # [K, D, patients, ...]
+        by_regimen[name] = leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
+    return Trajectories(**by_patient, **by_regimen)
