@@ -49,7 +49,10 @@ NUMBERS = {
 }  # fmt: skip
 LESIONS_APPEAR = {"new_lesion_hazard": 0.0005, "new_lesion_power": 1.0}
 LEAVING = {"discontinuation_hazard": 0.0005, "missed_visit": 0.03}
+OWN_EXPOSURE = {"exposure_sd": 0.4, "missed_dose": 0.1}
+OPTIONAL = {*OWN_EXPOSURE, "linear_effect"}
 MORE = {
+    "exposure of their own (PK)": OWN_EXPOSURE,
     "new lesions": LESIONS_APPEAR,
     "dropout and missed visits": LEAVING,
     "new lesions, dropout, missed visits, reader": LESIONS_APPEAR | LEAVING | {"reader_effect": 0.07},
@@ -57,13 +60,13 @@ MORE = {
 
 
 def law_of(draws: int, **more: float) -> PatientLaw:
-    zero = dict.fromkeys(PatientLaw._fields, 0.0) | {"mean_lesions": float(LESIONS)}
+    zero = dict.fromkeys(set(PatientLaw._fields) - OPTIONAL, 0.0) | {"mean_lesions": float(LESIONS)}
     shapes = {"effect_mean": (1, 1), "effect_sd": (1,), "kill_scale": (1,), "ln_loss_rate": (1,)}
     shapes |= {"phi": (1, 1), "gamma": (1, 1)}
     values = zero | NUMBERS | more
-    return PatientLaw(
-        **{name: jnp.full((draws, *shapes.get(name, ())), values[name], jnp.float32) for name in PatientLaw._fields}
-    )
+    shapes |= dict.fromkeys(OWN_EXPOSURE, (1,))
+    given = [name for name in PatientLaw._fields if name in values]
+    return PatientLaw(**{name: jnp.full((draws, *shapes.get(name, ())), values[name], jnp.float32) for name in given})
 
 
 def vtrial_responders(
@@ -72,6 +75,10 @@ def vtrial_responders(
     """Confirmed responders of each draw; draws are independent replicates of the same law."""
     schedule = Schedule(jnp.asarray(EDGES), jnp.arange(1, VISITS + 1) * SEGMENTS_PER_VISIT - 1, jnp.asarray(VISIT_DAY))
     exposure = jnp.broadcast_to(jnp.asarray(EXPOSURE, jnp.float32), (draws, 1, 1, len(EXPOSURE)))
+    if "exposure_sd" in more:
+        # a segment's effect is at its mean throughout: two points that are one
+        points = [exposure, exposure, jnp.zeros_like(exposure)]
+        exposure = jnp.stack(points, axis=-1)
     law = law_of(draws, **more)
     asked = Trial(law, exposure, schedule, lay_out(["drug"], [["drug"]]), jnp.ones(1))
     parts = parts_of(law)._replace(lesions=LESIONS)

@@ -290,8 +290,8 @@ def read(found: Assessed, reading: Float[Array, "V_plus_1 P"], rule: RecistRule)
     sld = found.seen * jnp.exp(reading[1:])
 
     def visit(nadir, here):
-        size, *known = here
-        code, nadir = next_response(nadir, size, sld_baseline, *known, size <= rule.disappearance_mm, rule=rule)
+        size, new, made = here
+        code, nadir = next_response(nadir, size, sld_baseline, new, made, size <= rule.disappearance_mm, rule=rule)
         return nadir, code
 
     _, codes = lax.scan(visit, sld_baseline, (sld, found.new_lesion, found.assessed))
