@@ -2,7 +2,7 @@
 
 Axis letters: D draws, K regimens, R drugs, G time segments, V visits, B subgroups, L lesions, P patients, C response
 classes. What is written as one draw gets a leading axis where it is vmapped; patients are the last axis of everything
-that they have (decision 8).
+that they have (decision 9).
 """
 
 from __future__ import annotations

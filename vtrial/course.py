@@ -5,7 +5,7 @@ Rates are those of volume in 1/day. With `joint` the effect of the drugs given (
     ln(volume_l(t) / volume_l(0)) = pace_l * growth * (growth_scale * t - integral of joint)         lesion l
     diameter_l(t) = diameter_l(0) * exp(ln(volume ratio) / 3)
 
-Patients are the last axis (decision 8). Visits are walked through by one `lax.scan`: that is the nature of a nadir, and
+Patients are the last axis (decision 9). Visits are walked through by one `lax.scan`: that is the nature of a nadir, and
 what XLA compiles best. Each visit is a few passes over the patients, and what it hands on is stored once.
 """
 

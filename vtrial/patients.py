@@ -5,7 +5,7 @@ on nothing else: a patient is the same person in every arm, for any number of pa
 on any number of devices. They are independent (counter-based) or points of a scrambled Sobol sequence, which fills the
 space of patients more evenly; there a drug's dimension follows its place among the drugs of the cohort.
 
-Patients are the last axis throughout, so that every number is one vector over the patients of a block (decision 8).
+Patients are the last axis throughout, so that every number is one vector over the patients of a block (decision 9).
 """
 
 from __future__ import annotations
