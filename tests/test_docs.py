@@ -125,6 +125,8 @@ for kind, text in json.loads(sys.stdin.read()):
         words = shlex.split(text, comments=True)[1:]
         if words[0] in {FITS!r} and "--quick" not in words:
             words.append("--quick")
+        if words[0] == "validate" and "--draws" not in words:
+            words += ["--draws", "50", "--patients", "50"]
         if words[0] == "run" and "--out" not in words:
             words += ["--reuse-fits", "runs"]  # the folder of the tutorial: the same fit
         if words[0] == "run" and words[1].startswith("experiments/"):
