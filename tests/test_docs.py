@@ -71,7 +71,7 @@ def blocks_of(page: Path) -> list[Block]:
     lines, place = page.read_text(encoding="utf-8").splitlines(), 0
     while place < len(lines):
         line, begun = lines[place], place + 1
-        if left_out := re.match(r"<!-- not run: (.+) -->", line):
+        if left_out := re.fullmatch(r"\s*<!-- not run: (.+) -->", line):
             reason = left_out[1]
         elif fence := re.match(r"```(\w*)(?: title=\"([^\"]+)\")?$", line):
             end = next(i for i in range(place + 1, len(lines)) if lines[i].startswith("```"))
@@ -99,7 +99,8 @@ def steps_of(page: Path) -> list[tuple[str, str]]:
             steps.append(("python", block.text))
         elif block.language in ("sh", "console", ""):
             commands = [line.partition(" #")[0].strip() for line in block.commands() if line.startswith("vtrial ")]
-            commands = [line for line in commands if not FORM.search(line) and len(line.split()) > 2]
+            if block.language == "":
+                commands = [line for line in commands if not FORM.search(line) and len(line.split()) > 2]
             if is_long:  # minutes to hours each: their experiments are checked
                 commands = [re.sub(r"^vtrial (run|fit) (\S+).*", r"vtrial check \2", one) for one in commands]
                 commands = [one for one in commands if one.startswith("vtrial check experiments/")]
