@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import load_priors
 from vtrial.sensitivity import RecordingSampler, _rank_correlation, _scaled, _thirds, cumulative_divergence
-from vtrial.translation import PriorSampler
 
 NUM_DRAWS = 4000
 

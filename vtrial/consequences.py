@@ -16,10 +16,11 @@ import numpy as np
 from vtrial.config import Arm, Cohort, Experiment
 from vtrial.errors import InputError
 from vtrial.mouse_prior import PriorDraws
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Entry, Priors
 from vtrial.published import VISITS, arms_alone
 from vtrial.rates import response_rates
-from vtrial.translation import PriorSampler, plan_cohort
+from vtrial.translation import plan_cohort
 from vtrial.trial import simulate
 
 _WEIGHTS = ("human_weight_kg", "mouse_weight_g")

@@ -25,9 +25,10 @@ from vtrial.diagnostics import pareto_smoothed
 from vtrial.errors import InputError
 from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
 from vtrial.store import ORR_DRAWS, RunFolder
-from vtrial.translation import PriorSampler, plan_cohort
+from vtrial.translation import plan_cohort
 
 #: site of a fit -> the prior of it
 FIT_PRIORS: Mapping[str, str] = {
@@ -124,7 +125,7 @@ def prior_densities(inputs: Inputs, draws: Draws, tumour_index: int) -> dict[str
     sampler = RecordingSampler(key_prior, priors, draws.size)
     cohort = config.cohorts[tumour_index]
     names, bias = experiment.data.aliases, config.engraftment_bias
-    plan_cohort(key_prior, cohort, config.visits, draws, priors, names, bias, sampler)
+    plan_cohort(key_prior, cohort, config.visits, draws, priors, names, bias, sampler=sampler)
     found: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
 
     def add(name: str, values: np.ndarray) -> None:
