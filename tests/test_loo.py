@@ -199,9 +199,6 @@ def test_fits_of_other_curves_or_without_densities_are_refused():
     one = tree(np.zeros(5))
     with pytest.raises(InputError, match="fitted to other curves than the first run"):
         compared_fits({"a": one, "b": tree(np.zeros(5), mice=3)})
-    few = tree(np.zeros(5)).isel(draw=slice(2))
-    with pytest.raises(InputError, match="has too few draws"):
-        compared_fits({"a": few, "b": few})
     old = tree(np.zeros(5))
     old["log_likelihood"] = old["log_likelihood"].to_dataset().drop_vars("pdx_models")
     with pytest.raises(InputError, match="has no densities of left-out PDX models"):

@@ -58,7 +58,7 @@ def pointwise_elpd(log_density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log density of every unit were it left out, and its k-hat, from log densities [D, U] at the draws of all."""
     elpd, k = np.empty(log_density.shape[1]), np.empty(log_density.shape[1])
     for unit, own in enumerate(np.asarray(log_density, np.float64).T):
-        with np.errstate(invalid="ignore"):  # of draws that never moved
+        with np.errstate(all="ignore"):  # of draws that never moved
             log_weights, k[unit] = pareto_smoothed(-own)
             elpd[unit] = np.logaddexp.reduce(log_weights + own) - np.logaddexp.reduce(log_weights)
     return elpd, k
