@@ -21,11 +21,11 @@ installed := $(VENV)/.installed-$(or $(extras),core)
 installed_dev := $(VENV)/.installed-dev$(addprefix $(comma),$(extras))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-gpu test-slurm check docs bench lock clean FORCE
+.PHONY: help install run test test-slow test-gpu test-slurm test-browser check docs bench lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(installed) ## create .venv and install vtrial with pinned versions [EXTRAS=cuda13] [PYTHON=...]
 	@echo "vtrial is installed: $(bin)/vtrial"
@@ -34,16 +34,19 @@ run: $(installed) ## install, then run the default experiment (experiments/lgsoc
 	$(bin)/vtrial run experiments/lgsoc.yaml
 
 test: $(installed_dev) ## install, then the fast tests
-	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu and not slurm" $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
 
 test-slow: $(installed_dev) ## the statistical tests that take minutes each
-	$(bin)/python -m pytest -m "slow and not gpu and not slurm" $(PYTEST_ARGS)
+	$(bin)/python -m pytest -m "slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
 
 test-gpu: $(installed_dev) ## the tests that need a CUDA device (EXTRAS=cuda13)
 	$(bin)/python -m pytest -m gpu $(PYTEST_ARGS)
 
 test-slurm: $(installed_dev) ## a sweep on a real Slurm: one that answers, or one set up for it (root on Debian)
 	tests/slurm/with_slurm $(bin)/python -m pytest -m slurm $(PYTEST_ARGS)
+
+test-browser: $(installed_dev) ## the page of a run in a real browser: Debian's chromium (installed where root can)
+	tests/browser/with_chromium $(bin)/python -m pytest -m browser tests/browser $(PYTEST_ARGS)
 
 check: $(installed_dev) ## lint, formatting, types, direction of imports
 	$(bin)/ruff check .

@@ -1,115 +1,105 @@
-"""Curves of fitted mice against importance sampling from the prior of a mouse, written out in the model's own words."""
+"""Fitted curves of mice: quantiles of draws, mouse by mouse, and back from a posterior to the rows of the table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.stats import norm
 
 from vtrial.dataset import Dataset, read_dataset
 from vtrial.errors import InputError
-from vtrial.fitted import fitted_curves
+from vtrial.fitted import GROUP, curve_quantiles, fitted_curves
+from vtrial.growth_laws import REFERENCE_VOLUME
+from vtrial.model_format import CurveShape
 
-LAW = {
-    **{"mu_intercept": 5.0, "omega_intercept": 0.3, "omega_mouse": 0.3, "omega_curvature": 0.4},
-    **{"curvature_correlation": -0.3, "loss": 0.5, "slowing": 0.3, "mu_ln_sigma": -1.0, "omega_ln_sigma": 0.4},
-}
-GROWTH, EFFECT, LOSS_RATE, LIMIT = 0.08, 1.6, 0.02, 50.0
-DRAWS = 3000
-#: volumes at or below 50 mm3 are hidden: none, some, and all after day 0
+SHAPE, DRAWS = CurveShape(), 101
+GOMPERTZ = CurveShape(growth="gompertz", deceleration=0.03)
+#: the rows of the mice lie mixed; mouse c is of another PDX model and the fit never saw mouse d
 TABLE = """\
 study,tumour_type,pdx_model,mouse,arm,day,volume_mm3
 S,T,X-1,u,untreated,0,150
-S,T,X-1,u,untreated,10,260
-S,T,X-1,u,untreated,25,1100
 S,T,X-1,a,A,0,150
+S,T,X-1,u,untreated,10,260
+S,T,X-2,c,A,0,100
 S,T,X-1,a,A,10,80
-S,T,X-1,a,A,25,20
-S,T,X-1,a,A,32,70
-S,T,X-1,b,A,0,130
-S,T,X-1,b,A,14,0
-S,T,X-1,b,A,28,10
+S,T,X-1,u,untreated,25,1100
+S,T,X-2,c,A,7,90
+S,T,X-1,a,A,32,5
+S,T,X-1,d,A,0,130
+S,T,X-1,d,A,9,110
 """
-
-
-def posterior(coefficient: np.ndarray | None = None) -> xr.DataTree:
-    """The same law in every draw, so that the draws of a curve are independent."""
-    leading = {"chain": [0], "draw": np.arange(DRAWS)}
-    sites = {name: (("chain", "draw"), np.full((1, DRAWS), value)) for name, value in LAW.items()}
-    sites["ln_growth"] = (("chain", "draw", "pdx_model"), np.full((1, DRAWS, 1), np.log(GROWTH)))
-    mice = ["S/u", "S/a", "S/b"]
-    cells = {
-        "index": (("cell_draw",), np.arange(DRAWS)),
-        "effect": (("cell_draw", "mouse"), np.tile([0.0, EFFECT, EFFECT], (DRAWS, 1))),
-    }
-    if coefficient is not None:
-        cells["coefficient"] = (("cell_draw", "mouse", "term"), coefficient)
-    tree = xr.DataTree.from_dict(
-        {
-            "posterior": xr.Dataset(sites, coords={**leading, "pdx_model": ["X-1"]}),
-            "cells": xr.Dataset(cells, coords={"mouse": mice}),
-        }
-    )
-    tree.attrs["loss_rate"] = LOSS_RATE
-    return tree
+MICE = ["S/c", "S/a", "S/u"]  # the order of the fit, which is not that of the table
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     (tmp_path / "t.csv").write_text(TABLE)
-    return read_dataset(tmp_path / "t.csv", detection_limit_mm3=LIMIT)
+    return read_dataset(tmp_path / "t.csv", detection_limit_mm3=10.0)
 
 
-def prior_curves(rng: np.random.Generator, effect: float, day: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """ln volumes [size, T] and residual scales [size] of mice before any measurement."""
-    z = rng.standard_normal((4, size))
-    rho = LAW["curvature_correlation"]
-    wane = lambda t: t - (1 - np.exp(-LOSS_RATE * t)) / LOSS_RATE  # noqa: E731
-    delta = GROWTH * LAW["omega_mouse"] * z[1]
-    zeta = GROWTH * LAW["omega_curvature"] * (rho * z[1] + np.sqrt(1 - rho**2) * z[2])
-    rate = GROWTH * (1 - effect) + delta - wane(28.0) / 28.0 * zeta
-    bend = GROWTH * (LAW["loss"] * effect - LAW["slowing"]) + zeta
-    intercept = LAW["mu_intercept"] + LAW["omega_intercept"] * z[0]
-    sigma = np.exp(LAW["mu_ln_sigma"] + LAW["omega_ln_sigma"] * z[3])
-    return intercept[:, None] + rate[:, None] * day + bend[:, None] * wane(day), sigma
+@pytest.fixture
+def coefficient() -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.array([5.0, 0.02, -0.01]) + np.array([0.3, 0.02, 0.02]) * rng.standard_normal((DRAWS, 3, 3))
 
 
-def test_curves_are_the_prior_weighted_by_what_was_measured(dataset: Dataset) -> None:
-    frame = fitted_curves(jax.random.key(3), posterior(), dataset, "X-1")
-    assert list(frame["censored"].groupby(frame["mouse"]).sum()) == [1, 2, 0]
-    rng = np.random.default_rng(4)
-    for mouse, effect in (("u", 0.0), ("a", EFFECT), ("b", EFFECT)):
-        own = frame[frame["mouse"] == mouse]
-        day, censored = own["day"].to_numpy(float), own["censored"].to_numpy(bool)
-        curves, sigma = prior_curves(rng, effect, day, 1_000_000)
-        seen = norm.logpdf(np.log(np.maximum(own["volume_mm3"], 1e-9)), curves, sigma[:, None])
-        hidden = norm.logcdf(np.log(LIMIT), curves, sigma[:, None])
-        log_weight = np.where(censored, hidden, seen).sum(1)
-        weight = np.exp(log_weight - log_weight.max())
-        weight /= weight.sum()
-        effective = 1.0 / np.sum(weight**2)
-        assert effective > 3000, (mouse, effective)
-        for place in range(len(own)):
-            for name, level in (("q05", 0.05), ("fitted_median", 0.5), ("q95", 0.95)):
-                below = weight @ (curves[:, place] < np.log(own[name].to_numpy()[place]))
-                # both sides are samples: a quantile of DRAWS, a share of `effective`; 4.5 SE of 30 comparisons
-                error = np.sqrt(level * (1 - level) * (1 / DRAWS + 1 / effective))
-                assert abs(below - level) < 4.5 * error, (mouse, place, name, below)
+def posterior(dataset: Dataset, coefficient: np.ndarray, shape: CurveShape = SHAPE) -> xr.DataTree:
+    return xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset(coords={"pdx_model": ["X-1", "X-2"]}),
+            "cells": xr.Dataset(coords={"mouse": MICE}),
+            GROUP: curve_quantiles(coefficient, dataset, MICE, shape),
+        }
+    )
 
 
-def test_stored_coefficients_are_taken_as_they_are(dataset: Dataset) -> None:
-    coefficient = np.zeros((DRAWS, 3, 3))
-    coefficient[:, 1] = [5.0, -0.1, 0.0]
-    frame = fitted_curves(jax.random.key(3), posterior(coefficient), dataset, "X-1")
-    own = frame[frame["mouse"] == "a"]
-    assert own["fitted_median"].to_numpy() == pytest.approx(np.exp(5.0 - 0.1 * own["day"].to_numpy()), rel=1e-12)
-    assert (own["q05"] == own["q95"]).all()
+def test_quantiles_are_those_of_each_mouses_own_draws(dataset: Dataset, coefficient: np.ndarray) -> None:
+    frame = fitted_curves(posterior(dataset, coefficient), dataset)
+    assert list(frame["mouse"]) == ["c"] * 2 + ["a"] * 3 + ["u"] * 3
+    assert list(frame["day"]) == [0, 7, 0, 10, 32, 0, 10, 25]
+    assert list(frame["volume_mm3"]) == [100, 90, 150, 80, 5, 150, 260, 1100]
+    assert list(frame["censored"]) == [False] * 4 + [True] + [False] * 3
+    for row in frame.itertuples():
+        own = coefficient[:, MICE.index(f"S/{row.mouse}")]
+        day = float(row.day)
+        # ln V = eta + s t + c q(t), written out once more
+        loss_rate = SHAPE.loss_rate
+        drawn = own[:, 0] + own[:, 1] * day + own[:, 2] * (day - (1 - np.exp(-loss_rate * day)) / loss_rate)
+        # of 101 draws the quantiles are order statistics; float32 keeps ln volumes near 5 to 5e-7
+        expected = np.exp(np.sort(drawn)[[5, 50, 95]])
+        np.testing.assert_allclose([row.q05, row.fitted_median, row.q95], expected, rtol=2e-6)
 
 
-def test_an_unknown_model_is_named_with_the_nearest(dataset: Dataset) -> None:
+def test_curves_follow_the_law_of_growth(dataset: Dataset) -> None:
+    """A Gompertz mouse without loss: x(t) = K + (x(0) - K) exp(-b t), by an equation of its own."""
+    level, rate, b = 5.0, 0.08, GOMPERTZ.deceleration
+    coefficient = np.broadcast_to([level, rate, 0.0], (DRAWS, 3, 3))
+    frame = fitted_curves(posterior(dataset, coefficient, GOMPERTZ), dataset)
+    plateau = np.log(REFERENCE_VOLUME) + rate / b
+    expected = plateau + (level - plateau) * np.exp(-b * frame["day"].to_numpy(float))
+    np.testing.assert_allclose(np.log(frame["fitted_median"]), expected, rtol=1e-6)
+
+
+def test_one_pdx_model_is_a_part_of_all(dataset: Dataset, coefficient: np.ndarray) -> None:
+    tree = posterior(dataset, coefficient)
+    part, whole = fitted_curves(tree, dataset, "X-1"), fitted_curves(tree, dataset)
+    assert part.equals(whole[whole["pdx_model"] == "X-1"].reset_index(drop=True)) and len(part) == 6
+
+
+def test_an_unknown_model_is_named_with_the_nearest(dataset: Dataset, coefficient: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"no PDX model 'X1' in this fit\. Did you mean 'X-1'\?"):
-        fitted_curves(jax.random.key(0), posterior(), dataset, "X1")
+        fitted_curves(posterior(dataset, coefficient), dataset, "X1")
+
+
+def test_a_posterior_without_curves_or_of_another_table_says_so(
+    dataset: Dataset, coefficient: np.ndarray, tmp_path: Path
+) -> None:
+    tree = posterior(dataset, coefficient)
+    (tmp_path / "other.csv").write_text(TABLE.replace("S,T,X-1,a,A,10,80\n", ""))
+    with pytest.raises(InputError, match="not the table that the posterior was fitted to"):
+        fitted_curves(tree, read_dataset(tmp_path / "other.csv", detection_limit_mm3=10.0))
+    del tree[GROUP]
+    with pytest.raises(InputError, match="holds no fitted curves: an earlier version made it"):
+        fitted_curves(tree, dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -13,17 +12,42 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from scipy.stats import binom
 
-from vtrial.config import Experiment
+from tests.made_up_report import (
+    AB,
+    HOSTILE,
+    A,
+    B,
+    chain_frame,
+    curve_frame,
+    endpoint_frame,
+    experiment,
+    made_up_inputs,
+    mouse_frame,
+    orr_frame,
+    patient_frames,
+    pfs_frame,
+    prior_posterior_frame,
+    swimmer_frame,
+    uncertainty_frame,
+)
+from vtrial.errors import InputError
+from vtrial.model_format import PRIORS
+from vtrial.posterior import POPULATION
+from vtrial.priors import load_priors
 from vtrial.report import (
     ReportInputs,
     build_report,
+    content,
     curves,
     exact_interval,
     figure_data,
+    fit,
     forest_data,
     format_orr_table,
+    mice,
     mouse_scatter,
     null_model_data,
     null_models,
@@ -31,136 +55,15 @@ from vtrial.report import (
     orr_forest_files,
     orr_forest_image,
     page,
+    patients,
+    sources,
     spider,
     waterfall,
 )
-from vtrial.report.curves import curve_panels
+from vtrial.report.curves import curve_store, panel_data
 from vtrial.report.figures import plain
 
-A, B, AB = "alpha 2 mg", "beta 200 mg", "alpha 2 mg + beta 200 mg"
-HOSTILE = "</script><script>alert('x')</script>"
-ORR_COLUMNS = [
-    *("arm", "tumour_type", "subgroup", "endpoint", "kind", "num_patients", "mean", "sd"),
-    *("q05", "q25", "q50", "q75", "q95", "observed_responders", "observed_patients", "source"),
-]
 VOID = {"wbr", "meta", "br", "input", "hr", "img", "link"}
-
-
-def orr_row(arm, subgroup, endpoint, kind, mean, sd, n=math.nan, seen=(math.nan, math.nan, None), tumour_type="LGSOC"):
-    quantiles = [mean + z * sd for z in (-1.645, -0.674, 0.0, 0.674, 1.645)]
-    return dict(
-        zip(ORR_COLUMNS, [arm, tumour_type, subgroup, endpoint, kind, n, mean, sd, *quantiles, *seen], strict=True)
-    )
-
-
-def orr_frame(combination=AB, source="a made-up trial") -> pd.DataFrame:
-    rows = []
-    for arm, mean, seen in (
-        (A, 0.10, (7, 69, "another made-up trial")),
-        (B, 0.06, (math.nan, math.nan, None)),
-        (combination, 0.30, (34, 109, source)),
-    ):
-        for subgroup, shift in (("all", 0.0), ("mutant", 0.05)):
-            published = seen if subgroup == "all" else (math.nan, math.nan, None)
-            for endpoint, more in (("confirmed_orr", 0.0), ("dcr", 0.4)):
-                at = (arm, subgroup, endpoint)
-                rows.append(orr_row(*at, "population", mean + shift + more, 0.03, seen=published))
-                rows.append(orr_row(*at, "predictive", mean + shift + more, 0.035, n=57, seen=published))
-    for name, mean in (("independent_action", 0.16), ("best_single", 0.10), ("bliss", 0.22)):
-        rows.append(orr_row(combination, "all", f"confirmed_orr:{name}", "population", mean, 0.02))
-    return pd.DataFrame(rows, columns=ORR_COLUMNS)
-
-
-def experiment(**changes) -> Experiment:
-    daily = {"dose": "200 mg", "times_per_day": 2, "repeat": "1 d", "on": "21 d", "cycle": "28 d"}
-    subgroups = {"mutant": {"prevalence": 0.52}, "wild type": {"prevalence": 0.48}}
-    arms = [{"name": name, "drugs": {"alpha": daily}} for name in (A, B, AB)]
-    cohort = {"tumour_type": "LGSOC", "label": "low-grade serous", "subgroups": subgroups, "arms": arms}
-    visits = {"every_days": 56, "until_days": 672, "then_every_days": 84, "then_after_days": 504}
-    written = {
-        **{"name": "made-up", "title": "Alpha and beta in LGSOC"},
-        "data": {"path": "twin.csv", "source": "Made up for a test.", "synthetic": False},
-        "trial": {"visits": visits, "cohorts": [cohort]},
-    }
-    return Experiment.model_validate(written | changes)
-
-
-def curve_frame(num_models=4, arms=("untreated", "alpha", "beta", "alpha + beta"), num_days=9) -> pd.DataFrame:
-    rng = np.random.default_rng(11)
-    rows = []
-    for place in range(num_models):
-        for arm, rate in zip(arms, np.linspace(0.05, -0.06, len(arms)), strict=True):
-            for mouse in ("1", "2")[: 1 + (arm == "untreated")]:
-                for day in range(0, 4 * num_days, 4):
-                    median = 200.0 * math.exp(rate * day)
-                    volume = median * math.exp(0.15 * rng.normal())
-                    row = [f"X-{1000 + place}", ("BRCA", "CM")[place % 2], arm, f"{place}-{mouse}", day, volume]
-                    rows.append([*row, volume <= 30, median, median / 1.6, median * 1.6])
-    names = "pdx_model tumour_type arm mouse day volume_mm3 censored fitted_median q05 q95"
-    return pd.DataFrame(rows, columns=names.split())
-
-
-def patient_frames(arms=(A, B, AB), count=40) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rng = np.random.default_rng(5)
-    bars, lines = [], []
-    for shift, arm in enumerate(arms):
-        for patient in range(count):
-            rate = rng.normal(0.08 - 0.1 * shift, 0.12)
-            sizes = [100 * math.expm1(rate * visit) for visit in range(8)]
-            best = min(sizes[1:])
-            response = "PR" if best <= -30 else "PD" if best >= 20 else "SD"
-            bars.append(
-                ["LGSOC", arm, "all", patient, math.nan if patient == 7 else best, "NE" if patient == 7 else response]
-            )
-            lines += [["LGSOC", arm, patient, 56 * visit, size] for visit, size in enumerate(sizes) if size < 120]
-    return (
-        pd.DataFrame(bars, columns=["tumour_type", "arm", "subgroup", "patient", "best_change_pct", "response"]),
-        pd.DataFrame(lines, columns=["tumour_type", "arm", "patient", "day", "change_pct"]),
-    )
-
-
-def mouse_frame() -> pd.DataFrame:
-    rng = np.random.default_rng(3)
-    rows = []
-    for tumour_type in ("BRCA", "CM", "GC"):
-        for arm in range(8):
-            mean = float(rng.beta(1.2, 4))
-            low, high = max(mean - 0.12, 0.0), min(mean + 0.15, 1.0)
-            observed = float(np.clip(mean + 0.06 * rng.normal(), 0, 1))
-            rows.append([tumour_type, f"drug {arm}", 30, observed, mean, low, high])
-    return pd.DataFrame(rows, columns=["tumour_type", "arm", "num_models", "observed", "mean", "q05", "q95"])
-
-
-def made_up_inputs(**changes) -> ReportInputs:
-    bars, lines = patient_frames()
-    calendar = "         d1  d2  d3  d4  d5  d6  d7\nweek 1" + "   2" * 7 + "\nweek 4" + "   -" * 7
-    prior = {"name": "translation.growth_exponent", "family": "normal", "parameters": {"loc": -0.25, "scale": 0.1}}
-    prior |= {"unit": "1", "source": "https://example.org/scaling", "certainty": "published", "note": "by body mass"}
-    inputs = ReportInputs(
-        experiment=experiment(),
-        manifest={"fit_key": "0f1e" * 16, "versions": {"jax": "0.10.2"}, "wall_seconds": {"fit": 61.25}, "seed": 1},
-        orr=orr_frame(),
-        mouse_response=mouse_frame(),
-        diagnostics=pd.DataFrame(
-            [
-                ["mu_growth", 0.05, 0.004, 0.043, 0.057, 1.002, 911, 1203],
-                ["omega_kill", 0.4, 0.1, 0.2, 0.6, 1.04, 95, 80],
-            ],
-            columns=["parameter", "mean", "sd", "q05", "q95", "rhat", "ess_bulk", "ess_tail"],
-        ),
-        gates=[{"name": "R-hat", "limit": 1.01, "value": 1.004, "passed": True}],
-        prior_entries=[prior],
-        protocol=[(arm, ("alpha: 200 mg twice a day, 21 d on / 7 d off",), calendar) for arm in (A, B, AB)],
-        superiority=pd.DataFrame(
-            [["LGSOC", "all", AB, A, 0.97], ["LGSOC", "all", AB, B, 0.999]],
-            columns=["tumour_type", "subgroup", "arm", "against", "probability"],
-        ),
-        curves=curve_frame(),
-        waterfall=bars,
-        spider=lines,
-        notes=("One note.",),
-    )
-    return dataclasses.replace(inputs, **changes)
 
 
 class Page(HTMLParser):
@@ -332,27 +235,172 @@ def test_mouse_scatter_has_a_point_for_every_arm():
     assert points[0].error_y.array[0] == pytest.approx(100 * (first["q95"] - first["mean"]), rel=1e-3)
 
 
-def test_curve_panels_mark_what_is_censored_and_draw_a_shared_fit_once():
+def censored_curves():
     frame = curve_frame()
     frame.loc[frame["arm"].eq("alpha + beta") & frame["day"].eq(32), ["volume_mm3", "censored"]] = [0.0, True]
-    models = curve_panels(frame, limit_mm3=10.0)
+    return frame
+
+
+def test_curve_store_holds_every_number_once():
+    frame = censored_curves()
+    models = curve_store(frame, 10.0)["models"]
     assert [(model["tumour_type"], model["model"]) for model in models] == [
         *(("BRCA", "X-1000"), ("BRCA", "X-1002"), ("CM", "X-1001"), ("CM", "X-1003"))
     ]
-    untreated, combination = models[0]["panels"][0], models[0]["panels"][3]
-    band, median, seen, _ = untreated["data"]
-    assert len(median["x"]) == 9 and len(band["x"]) == 18  # two mice, one curve
-    assert len(seen["x"]) == 19 and seen["x"][9] is None
-    below = combination["data"][3]
-    assert (below["x"][-1], below["y"][-1]) == (32, 10.0)
-    assert min(y for y in combination["data"][2]["y"] if y is not None) == 10.0
+    assert [arm["arm"] for arm in models[0]["arms"]] == ["untreated", "alpha", "alpha + beta", "beta"]
+    assert [arm.get("control") for arm in models[0]["arms"]] == [1, None, None, None]
+    mouse = models[0]["arms"][0]["mice"][1]
+    own = frame[(frame["pdx_model"] == "X-1000") & (frame["arm"] == "untreated") & (frame["mouse"] == "0-2")]
+    assert mouse["mouse"] == "0-2" and mouse["day"] == list(own["day"])
+    for key, column in (("volume", "volume_mm3"), ("low", "q05"), ("fitted", "fitted_median"), ("high", "q95")):
+        assert mouse[key] == pytest.approx(list(own[column]), rel=5e-4), key  # four digits
+    assert models[0]["arms"][2]["mice"][0]["below"] == [8]
+
+
+def test_a_panel_has_the_fit_of_every_mouse_and_marks_what_is_censored():
+    arms = curve_store(censored_curves(), 10.0)["models"][0]["arms"]
+    reference, band, median, seen, below = panel_data(arms[0], arms, 10.0)
+    assert reference["x"] == []  # untreated mice are not their own reference
+    assert len(median["x"]) == 19 and median["x"][9] is None and len(band["x"]) == 37  # two mice
+    assert len(seen["x"]) == 18 and below["x"] == []
+    reference, _, _, seen, below = panel_data(arms[2], arms, 10.0)
+    assert reference["y"] == median["y"]
+    assert (below["x"], below["y"]) == ([32], [10.0]) and 32 not in seen["x"]
 
 
 def test_curves_of_one_pdx_model():
     figure = curves(curve_frame(), "X-1001")
-    assert [note.text for note in figure.layout.annotations] == ["untreated", "alpha", "beta", "alpha + beta"]
-    with pytest.raises(KeyError, match="X-9"):
+    assert [note.text for note in figure.layout.annotations] == ["untreated", "alpha", "alpha + beta", "beta"]
+    with pytest.raises(InputError, match="X-9"):
         curves(curve_frame(), "X-9")
+
+
+def test_swimmers_are_sorted_and_end_where_the_table_says():
+    bars, _ = patient_frames(arms=(A,), count=9)
+    frame = swimmer_frame(bars)
+    figure = patients.swimmer(frame, A)
+    marks = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
+    places = [*marks["progression"].y, *marks["last seen"].y]
+    days = [*marks["progression"].x, *marks["last seen"].x]
+    assert [day for _, day in sorted(zip(places, days, strict=True))] == sorted(frame["end_day"])
+    assert len(marks["response"].x) == frame["response_day"].notna().sum() > 0
+
+
+def test_survival_is_drawn_once_for_arms_that_are_dosed_alike():
+    frame = pfs_frame()
+    twin = frame[frame["arm"] == A].assign(arm="alpha again")
+    figure = patients.survival(pd.concat([frame, twin]), "LGSOC")
+    drawn = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [trace.name for trace in drawn] == [f"{A}<br>alpha again", B, AB]
+    assert list(drawn[0].y) == pytest.approx(list(100 * frame[frame["arm"] == A]["mean"]), rel=1e-3)
+    assert drawn[0].line.shape == "hv"
+
+
+def test_growth_inhibition_by_hand():
+    """Controls of X: 100 -> 300, twice; treated 100 -> 150 and 100 -> 0. The control of Y hardly grew."""
+    rows = []
+    for model, arm, mouse, last in (
+        *(("X", "untreated", "1", 300.0), ("X", "untreated", "2", 300.0), ("X", "alpha", "3", 150.0)),
+        *(("X", "alpha", "4", 0.0), ("Y", "untreated", "5", 110.0), ("Y", "alpha", "6", 50.0)),
+    ):
+        for day, volume in ((0.0, 100.0), (28.0, last), (40.0, 500.0)):
+            rows.append(["T", model, arm, mouse, day, volume, volume == 0.0, max(volume, 40.0)])
+    columns = ["tumour_type", "pdx_model", "arm", "mouse", "day", "volume_mm3", "censored", "fitted_median"]
+    day, table = mice.growth_inhibition(pd.DataFrame(rows, columns=columns), ("untreated",), 10.0)
+    assert day == 28.0 and list(table["arm"]) == ["alpha"]
+    row = table.iloc[0]
+    # measured 100 (1 - 50 / 200) = 75 and 100 (1 + 90 / 200) = 145, 0 read as the limit of 10 mm3; fitted 75, 130
+    assert row["num_mice"] == 2 and row["observed_q50"] == pytest.approx(110.0)
+    assert row["observed_q25"] == pytest.approx(92.5) and row["fitted_q50"] == pytest.approx(102.5)
+
+
+def test_residuals_by_kind_and_week():
+    frame = pd.DataFrame(
+        {
+            "arm": ["untreated"] * 20 + ["a"] * 20 + ["a + b"] * 21,
+            "day": [3.0] * 40 + [8.0] * 20 + [30.0],
+            "volume_mm3": np.r_[np.full(20, 100.0), np.full(20, 200.0), np.full(21, 50.0)],
+        }
+    ).assign(fitted_median=100.0, censored=False)
+    found = mice.residuals(frame, ("untreated",), " + ")
+    assert list(found["kind"]) == ["untreated", "single agents", "combinations"]  # one of day 30 is too few
+    assert list(found["day"]) == [3.5, 3.5, 10.5]
+    assert list(found["q50"]) == pytest.approx([0.0, math.log(2), -math.log(2)])
+
+
+def test_bars_of_variance_fill_the_whole_and_name_the_error():
+    figure = sources.variance_bars(uncertainty_frame((A,)))
+    assert sum(trace.x[0] for trace in figure.data) == pytest.approx(100.0)
+    hover = {trace.name: trace.hovertext[0] for trace in figure.data}
+    assert "70 ± 5 % of the variance of the population" in hover["translation"]
+    assert "population" not in hover["between trials"]
+    (row,) = sources.known_shares(uncertainty_frame((A,)))
+    assert row["sd_trial"] == pytest.approx(0.2) and row["sd_population"] == pytest.approx(math.sqrt(0.04 * 0.88))
+    assert list(row["groups"]) == ["mice", "combination rule", "translation", "patients and reading"]
+
+
+def test_every_site_of_the_population_with_a_prior_is_set_beside_it():
+    priors = load_priors()
+    numbers = {"mean": 0.1, "sd": 0.1, "q05": 0.0, "q95": 0.2}
+    table = pd.DataFrame({"parameter": [*POPULATION, "omega_ln_growth[BRCA]"]}).assign(**numbers)
+    found = fit.prior_posterior(table, priors)
+    assert set(found["parameter"]) == {*fit.PRIOR_OF, "omega_ln_growth[BRCA]"}
+    # the priors that the model itself reads, by the names it reads them under
+    read = {
+        name if name in PRIORS else re.sub(r"([^.]*)$", r"ln_\1", name, count=1) for name, _ in fit.PRIOR_OF.values()
+    }
+    assert read == set(PRIORS)
+    spread = found.set_index("parameter").loc["mu_ln_omega_effect"]
+    entry = priors.entry("classes.default.between_models")
+    assert spread["prior_q95"] == pytest.approx(math.log(entry.quantile(0.95)))
+
+
+def test_posterior_is_drawn_on_the_scale_of_its_prior():
+    figure = fit.prior_posterior_bars(prior_posterior_frame())
+    mean = next(trace for trace in figure.data if trace.mode == "markers")
+    # (-2.9 + 3.0) / 0.5 of a prior whose upper half is 0.5 wide
+    assert list(mean.x) == pytest.approx([0.2, 0.0])
+
+
+def test_chains_are_those_of_the_fewest_effective_draws():
+    posterior = xr.Dataset(
+        {
+            "a": (("chain", "draw"), np.arange(800.0).reshape(2, 400)),
+            "b": (("chain", "draw", "drug"), np.arange(1600.0).reshape(2, 400, 2)),
+        },
+        coords={"drug": ["x", "y [z]"]},
+    )
+    table = pd.DataFrame({"parameter": ["a", "b[x]", "b[y [z]]"], "ess_bulk": [900.0, 800.0, 30.0], "ess_tail": 500.0})
+    found = fit.worst_chains(posterior, table)
+    assert next(iter(found["parameter"])) == "b[y [z]]" and set(found["parameter"]) == set(table["parameter"])
+    own = found[(found["parameter"] == "b[y [z]]") & (found["chain"] == 1)]
+    assert len(own) == 200 and list(own["value"]) == [801.0 + 2 * draw for draw in own["draw"]]
+
+
+def test_calendar_has_every_day_of_the_cycle():
+    arms = {tuple(arm["arms"]): arm["drugs"] for arm in content.protocol(experiment())}
+    assert list(arms) == [(A,), (B,), (AB,)]
+    (alpha,) = arms[A,]
+    assert [[day["kind"] for day in week] for week in alpha["weeks"]] == [["dose"] * 7] * 3 + [["off"] * 7]
+    assert {day["doses"] for week in alpha["weeks"][:3] for day in week} == {2}
+    _, beta = arms[AB,]
+    week = ["dose", "none", "none", "dose", "none", "none", "none"]
+    assert [[day["kind"] for day in one] for one in beta["weeks"]] == [week] * 4
+
+
+def test_arms_that_are_dosed_alike_are_one_in_the_protocol():
+    alike = experiment()
+    cohort = alike.trial.cohorts[0]
+    twice = cohort.model_copy(update={"arms": (*cohort.arms, cohort.arms[0].model_copy(update={"name": "again"}))})
+    trial = alike.trial.model_copy(update={"cohorts": (twice,)})
+    found = content.protocol(alike.model_copy(update={"trial": trial}))
+    assert [arm["arms"] for arm in found] == [[A, "again"], [B], [AB]]
+
+
+def test_further_endpoints_say_what_is_not_reached():
+    table = content.further_endpoints(endpoint_frame((A,)))
+    assert table["heads"] == ["disease control", "duration of response, days", "PFS, days"]
+    assert table["rows"][0]["cells"] == [("70 %", "50 to 90"), ("280", "112 to not reached"), ("168", "56 to 280")]
 
 
 def test_figures_without_data_are_drawn_empty():
@@ -375,11 +423,11 @@ def test_forest_files_are_reproducible_and_hold_names_as_text(tmp_path):
 
 def test_figure_data_names_every_figure_that_has_data():
     assert list(figure_data(made_up_inputs())) == [
-        *("orr_forest", "null_models", "waterfall", "spider", "mouse_response", "curves")
+        *("orr_forest", "null_models", "superiority", "waterfall", "spider", "swimmer", "pfs", "uncertainty"),
+        *("mouse_response", "curves", "prior_posterior", "chains", "growth_inhibition", "residuals"),
     ]
-    assert list(figure_data(made_up_inputs(waterfall=None, spider=None, curves=None, mouse_response=None))) == [
-        *("orr_forest", "null_models")
-    ]
+    least = ReportInputs(experiment=experiment(), manifest={}, orr=orr_frame())
+    assert list(figure_data(least)) == ["orr_forest", "null_models"]
 
 
 # ---------------------------------------------------------------------------------------------- page
@@ -404,12 +452,22 @@ def test_page_is_one_file_that_asks_for_nothing(made_up):
 def test_page_is_in_order_and_says_what_its_intervals_are(made_up):
     _, parsed = made_up
     sections = [given["id"] for tag, given in parsed.elements if tag == "section"]
-    assert sections == ["answer", "protocol", "patients", "combination", "mice", "diagnostics", "inputs", "provenance"]
+    assert sections == [
+        *("answer", "protocol", "patients", "combination", "uncertainty", "mice", "diagnostics", "priors", "inputs"),
+        "provenance",
+    ]
     words = " ".join(parsed.text.split())
     for phrase in (
         *("Alpha and beta in LGSOC", "The fit passed all its convergence gates", "34/109 = 31.2 %", "above 99 %"),
         *("equal-tailed", "Clopper-Pearson", "every 56 days up to day 504, then every 84 days until day 672"),
-        *("mutant 52 %", "week 1   2", "RECIST 1.1, confirmed", "https://example.org/scaling", "0.10.2", "61.25"),
+        *(
+            "mutant 52 %",
+            "200 mg twice a day, 21 d on / 7 d off",
+            "RECIST 1.1, confirmed",
+            "https://example.org/scaling",
+            "0.10.2",
+            "61.25",
+        ),
     ):
         assert phrase in words or phrase in parsed.text, phrase
     assert "synthetic" not in words and "quick" not in words.lower()
@@ -419,12 +477,15 @@ def test_every_figure_has_its_place_and_its_numbers(made_up):
     _, parsed = made_up
     places = [given["data-figure"] for _, given in parsed.elements if "data-figure" in given]
     sources = [given["data-for"] for _, given in parsed.elements if "data-for" in given]
-    assert places == sources and len(places) == 9
+    assert places == sources and len(set(places)) == 19
     for name in sources:
         assert set(parsed.json(name)) >= {"data", "layout"}
     stored = parsed.json("curve-data")
-    assert len(stored["models"]) == sum(tag == "option" for tag, _ in parsed.elements) == 4
-    assert all(len(panel["data"]) == len(stored["looks"]) for model in stored["models"] for panel in model["panels"])
+    assert len(stored["models"]) == 12 and len(stored["looks"]) == 5
+    offered = {given["data-csv"] for _, given in parsed.elements if "data-csv" in given}
+    tables = parsed.json("csv-data")
+    assert offered <= set(tables) == set(figure_data(made_up_inputs())) - {"curves"}
+    assert tables["pfs"].startswith("tumour_type,arm,day,mean,q05") and tables["pfs"].count("\n") == 22
 
 
 def test_poor_parameters_come_first_and_are_marked(made_up):
@@ -468,7 +529,6 @@ def test_names_from_data_are_text_everywhere():
         diagnostics=diagnostics.assign(parameter=HOSTILE),
         gates=[{"name": HOSTILE, "limit": 1.01, "value": 1.2, "passed": False}],
         prior_entries=[entry],
-        protocol=[(HOSTILE, (HOSTILE,), HOSTILE)],
         superiority=pd.DataFrame(
             [[HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5]],
             columns=["tumour_type", "subgroup", "arm", "against", "probability"],
@@ -476,6 +536,12 @@ def test_names_from_data_are_text_everywhere():
         curves=frame.assign(arm=HOSTILE, mouse=HOSTILE, pdx_model=HOSTILE, tumour_type=HOSTILE),
         waterfall=bars.assign(subgroup=HOSTILE, response=HOSTILE, patient=HOSTILE),
         spider=lines,
+        swimmer=swimmer_frame(bars).assign(subgroup=HOSTILE, response=HOSTILE),
+        pfs=pfs_frame((HOSTILE,)),
+        endpoints=endpoint_frame((HOSTILE,)),
+        uncertainty=uncertainty_frame((HOSTILE,)).replace("mice", HOSTILE),
+        prior_posterior=prior_posterior_frame().assign(parameter=HOSTILE, prior=HOSTILE),
+        chains=chain_frame().assign(parameter=HOSTILE),
         notes=(HOSTILE,),
     )
     text = build_report(hostile)
@@ -483,19 +549,21 @@ def test_names_from_data_are_text_everywhere():
     assert "<script>alert" not in text
     # The same scripts as the harmless page has: nothing was added, nothing cut short.
     kinds = [(given.get("type"), given.get("data-for"), given.get("id")) for given, _ in parsed.scripts]
+    before = ("orr", "waterfall-0", "spider-0", "swimmer-0", "pfs-0", "null-models", "uncertainty")
+    after = ("mice", "residuals", "chains-0", "priors")
     assert kinds == [
-        *(("application/json", name, None) for name in ("orr", "waterfall-0", "spider-0", "null-models", "mice")),
+        *(("application/json", name, None) for name in before),
         ("application/json", None, "curve-data"),
+        *(("application/json", name, None) for name in after),
+        ("application/json", None, "csv-data"),
         *[(None, None, None)] * 2,
     ]
-    for name in ("orr", "waterfall-0", "spider-0", "null-models", "mice", "curve-data"):
-        parsed.json(name)
-    assert parsed.text.count(HOSTILE) > 25
+    assert parsed.text.count(HOSTILE) > 35
     # Only what the page's script puts in by textContent may hold "<": the heads of the panels of curves.
-    figures = [json.dumps(parsed.json(name)) for name in ("orr", "waterfall-0", "spider-0", "null-models", "mice")]
+    figures = [json.dumps(parsed.json(name)) for name in (*before, *after)]
     assert not any("<script" in figure for figure in figures)
-    panel = parsed.json("curve-data")["models"][0]["panels"][0]
-    assert panel["arm"] == HOSTILE and "<" not in json.dumps(panel["data"])
+    model = parsed.json("curve-data")["models"][0]
+    assert model["arms"][0]["arm"] == model["arms"][0]["mice"][0]["mouse"] == HOSTILE
 
 
 def test_page_of_the_least_that_a_run_leaves():
@@ -508,7 +576,7 @@ def test_page_of_the_least_that_a_run_leaves():
 
 def test_curves_are_thinned_evenly_when_they_would_make_the_page_heavy(monkeypatch):
     frame = curve_frame(num_models=20)
-    whole = len(page._json(curve_panels(frame)))
+    whole = len(page._json(curve_store(frame, 10.0)))
     monkeypatch.setattr(page, "CURVE_BYTES", whole // 2)
     parsed = Page(build_report(made_up_inputs(curves=frame)))
     models = parsed.json("curve-data")["models"]

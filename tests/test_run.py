@@ -82,6 +82,8 @@ FILES = {
     "orr_draws.nc",
     "posterior.nc",
     "report.html",
+    "uncertainty.csv",
+    "figures/curves.csv",
     "figures/orr_forest.svg",
     "figures/orr_forest.png",
 }
@@ -286,9 +288,27 @@ def endpoints_of_the_run(home: Path) -> None:
             classes = [float(table[arm, f"{kind}_bor_{name}"]["mean"]) for name in ("CR", "PR", "SD", "PD", "NE")]
             assert sum(classes) == pytest.approx(1.0)
     assert {row["source"] for row in table.values()} == {"quick; synthetic data"}
+    sources_of_uncertainty(home)
     swimmer = rows(home / "figures" / "swimmer.csv")
     assert {row["tumour_type"] for row in swimmer} == {"BRCA"}
     assert all((row["response"] in ("CR", "PR")) == bool(row["response_day"]) for row in swimmer)
+
+
+def sources_of_uncertainty(home: Path) -> None:
+    """Every arm that responds at all, its variance shared out; and what the page draws of it."""
+    table = rows(home / "uncertainty.csv")
+    assert {row["note"] for row in table} == {"quick; synthetic data"}
+    sds = {row["arm"]: float(row["sd"]) for row in rows(home / "orr.csv") if row["endpoint"] == "confirmed_orr"
+           and row["kind"] == "population"}  # fmt: skip
+    for arm in {row["arm"] for row in table}:
+        own = {row["source"]: row for row in table if row["arm"] == arm}
+        assert list(own) == ["mice", "combination rule", "translation", "patients and reading", "several together",
+                             "between trials", "number of patients"]  # fmt: skip
+        assert sum(float(row["share"]) for row in own.values()) == pytest.approx(1.0)
+        of_population = [float(own[name]["variance"]) for name in list(own)[:5]]
+        assert sum(of_population) == pytest.approx(sds[arm] ** 2 * 99 / 100)  # 100 draws
+    pfs = rows(home / "figures" / "pfs.csv")
+    assert {row["arm"] for row in pfs} == set(sds) and {row["mean"] for row in pfs if float(row["day"]) == 0} == {"1.0"}
 
 
 def a_fit_that_does_not_pass(home: Path, told: Told) -> None:

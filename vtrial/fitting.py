@@ -19,6 +19,7 @@ from vtrial.devices import Kind, devices_for, fit_kind
 from vtrial.diagnostics import check_gates, summarise
 from vtrial.errors import InputError
 from vtrial.evidence import evidence_arrays
+from vtrial.fitted import curve_quantiles
 from vtrial.inference import fit
 from vtrial.inputs import Inputs
 from vtrial.loo import left_out_density, loo_table
@@ -88,7 +89,9 @@ def fit_stage(
     }
     left_out = left_out_density(panel, result.values, result.draws)
     values = {**result.values, "left_out_density": left_out.pdx_model}
-    tree = to_datatree(panel, values, result.stats, cells_kept, attributes, np.asarray(stopping.coefficient))
+    curves = curve_quantiles(within.coefficient, inputs.dataset, panel.labels.mouse, curve_shape(config))
+    stopping_rule = np.asarray(stopping.coefficient)
+    tree = to_datatree(panel, values, result.stats, cells_kept, attributes, stopping_rule, curves)
     progress("diagnostics", 0, 1)
     summary = summarise(tree["posterior"].to_dataset())
     gates = check_gates(summary, tree, config)

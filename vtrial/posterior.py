@@ -71,6 +71,7 @@ def to_datatree(
     cells: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     stopping: np.ndarray,
+    curves: xr.Dataset | None = None,
 ) -> xr.DataTree:
     """Lay draws out with their labels.
 
@@ -89,6 +90,8 @@ def to_datatree(
         Of the root: format, loss rate, detection limit, keys.
     stopping
         Coefficients of the frozen stopping rule.
+    curves
+        Fitted curves of the mice, see `vtrial.fitted`.
     """
     labels: dict[str, list[str]] = {
         name: list(getattr(panel.labels, name)) for name in panel.labels._fields if name != "combination_cell"
@@ -109,11 +112,11 @@ def to_datatree(
         used = {dim for dims, _ in variables.values() for dim in dims} - {"chain", "draw"}
         return xr.Dataset(variables, coords={**leading, **{dim: labels[dim] for dim in sorted(used)}})
 
-    curves = panel.curves
+    summaries = panel.curves
     observed = xr.Dataset(
         {
-            "statistics": (("mouse", "statistic"), curves.statistics),
-            "num_measurements": (("mouse",), curves.num_measurements),
+            "statistics": (("mouse", "statistic"), summaries.statistics),
+            "num_measurements": (("mouse",), summaries.num_measurements),
         },
         coords={
             "mouse": labels["mouse"],
@@ -156,6 +159,7 @@ def to_datatree(
             "log_likelihood": likelihood,
             "observed_data": observed,
             "constant_data": constant,
+            **({} if curves is None else {"fitted_curves": curves}),
         }
     )
     tree.attrs.update(attributes)

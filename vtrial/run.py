@@ -13,7 +13,6 @@ import pandas as pd
 from vtrial.checkpoint import clear
 from vtrial.config import Experiment
 from vtrial.devices import Kind, versions
-from vtrial.dosing import calendar, describe
 from vtrial.errors import GateError, InputError
 from vtrial.experiment import load_resolved, resolved_yaml
 from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs
@@ -52,80 +51,22 @@ class Devices(NamedTuple):
     fit: Kind = "auto"
 
 
-#: tables of the trial stage that lie among the figures
-_TRIAL_TABLES = ("superiority", "waterfall", "spider", "swimmer")
-
-
-def _table(folder: RunFolder, name: str) -> pd.DataFrame | None:
-    """A table of the run folder; only an empty cell is missing: an arm may be called NA."""
-    if not folder.exists(name):
-        return None
-    return pd.read_csv(folder.file(name), keep_default_na=False, na_values=[""])
-
-
 def report_stage(inputs: Inputs, folder: RunFolder, trial: TrialResult | None) -> Path:
     """Write the page and the figures from what the folder holds."""
-    from vtrial.report import ReportInputs, build_report, figure_data, orr_forest_image
+    from vtrial.report import build_report, figure_data, orr_forest_image
+    from vtrial.report.gather import TRIAL_TABLES, report_inputs
 
-    experiment, manifest = inputs.experiment, folder.manifest()
-    engaged = _table(folder, "engagement.csv")
-    orr, mice = _table(folder, "orr.csv"), _table(folder, "mouse_response.csv")
-    if orr is None:
-        raise InputError("holds no orr.csv; `vtrial run` writes it", file=folder.path)
-    # the page says the marks at its head; what stays is where the published counts come from
-    said = "; ".join(marks(experiment, manifest))
-    orr["source"] = orr["source"].fillna("").str.removeprefix(said).str.removeprefix("; ").replace("", None)
-    mice = None if mice is None else mice.drop(columns="note")
-    protocol = [
-        (
-            arm.name,
-            [f"{drug} {describe(dosing.to_dosing())}" for drug, dosing in arm.drugs.items()],
-            "\n\n".join(f"{drug}\n{calendar(dosing.to_dosing())}" for drug, dosing in arm.drugs.items()),
-        )
-        for cohort in experiment.trial.cohorts
-        for arm in cohort.arms
-    ]
-    entries = [
-        {
-            "name": e.name,
-            "family": e.family,
-            "parameters": dict(e.parameters),
-            "unit": e.unit,
-            "source": e.source,
-            "certainty": e.certainty,
-            "note": e.note,
-        }
-        for e in inputs.priors.entries.values()
-    ]
-    origins = manifest.get("trial", {}).get("origins", {})
-    notes = (*inputs.dataset.notes, *(f"{drug}: {word}" for drug, word in origins.items()))
-    tables = {name: _table(folder, f"figures/{name}.csv") for name in _TRIAL_TABLES}
-    if trial is not None:
-        tables = {name: getattr(trial, name) for name in _TRIAL_TABLES}
-    tables = {name: None if table is None or table.empty else table for name, table in tables.items()}
-    page = ReportInputs(
-        experiment=experiment,
-        manifest=manifest,
-        orr=orr,
-        mouse_response=mice,
-        diagnostics=_table(folder, "diagnostics.csv"),
-        gates=manifest["fit"]["gates"],
-        prior_entries=entries,
-        protocol=protocol,
-        notes=notes,
-        superiority=tables["superiority"],
-        waterfall=tables["waterfall"],
-        spider=tables["spider"],
-        engagement=None if engaged is None or engaged.empty else engaged,
-    )
+    tables = None if trial is None else {name: getattr(trial, name) for name in TRIAL_TABLES}
+    page = report_inputs(inputs, folder, tables)
     folder.path.joinpath("figures").mkdir(exist_ok=True)
-    for name, table in {**figure_data(page), **{n: t for n, t in tables.items() if t is not None}}.items():
+    data = figure_data(page)
+    for name, table in data.items():
         folder.write_csv(f"figures/{name}.csv", table)
-    if len(orr):
-        said = "; ".join(marks(experiment, manifest))
+    if len(page.orr):
+        said = "; ".join(marks(inputs.experiment, folder.manifest()))
         for kind in ("svg", "png"):
-            folder.write_bytes(f"figures/orr_forest.{kind}", orr_forest_image(orr, kind, said))
-    return folder.write_text("report.html", build_report(page))
+            folder.write_bytes(f"figures/orr_forest.{kind}", orr_forest_image(page.orr, kind, said))
+    return folder.write_text("report.html", build_report(page, data))
 
 
 def _folder(inputs: Inputs, out: Path | None, reuse: Path | None = None) -> tuple[RunFolder, Path | None]:
@@ -200,6 +141,7 @@ def run(
     from vtrial.discrepancy import discrepancies
     from vtrial.fitting import fit_stage
     from vtrial.simulation import mice_stage, trial_stage
+    from vtrial.uncertainty import uncertainty_stage
 
     inputs = read_inputs(experiment)
     folder, reuse = _folder(inputs, out, reuse)
@@ -216,10 +158,14 @@ def run(
         folder.write_csv("discrepancies.csv", discrepancies(inputs.experiment, trial.draws, said))
         folder.write_csv("tgi.csv", trial.tgi)
         folder.write_csv("ranks.csv", trial.ranks)
+        begun = time.perf_counter()
+        folder.write_csv("uncertainty.csv", uncertainty_stage(inputs, folder, devices.trial, trial.draws, progress))
+        sources = round(time.perf_counter() - begun, 2)
         folder.update_manifest(
             {
                 "mice": {"seconds": mice},
                 "trial": {"seconds": trial.seconds, "patients": trial.patients, "origins": trial.origins},
+                "uncertainty": {"seconds": sources},
             }
         )
         progress("report", 0, 1)

@@ -31,7 +31,7 @@ from vtrial.sample import SPIDER, SWIMMER, WATERFALL, sample_tables
 from vtrial.stopping import StoppingRule
 from vtrial.store import POSTERIOR, RunFolder
 from vtrial.times import COLUMNS as ENDPOINT_COLUMNS
-from vtrial.times import draw_endpoints, endpoint_rows
+from vtrial.times import PFS_COLUMNS, draw_endpoints, endpoint_rows, pfs_rows, survival_curves
 from vtrial.translation import PriorSampler, plan_cohort
 from vtrial.trial import Endpoints, simulate, trajectories
 
@@ -78,6 +78,7 @@ class TrialResult(NamedTuple):
     spider: pd.DataFrame
     swimmer: pd.DataFrame
     engagement: pd.DataFrame
+    pfs: pd.DataFrame
     origins: dict[str, str]
     seconds: float  # the whole stage
     simulated_seconds: float  # of which making and reading patients, compiled already
@@ -96,7 +97,7 @@ def trial_stage(
     begun, simulated, running, compiling = time.perf_counter(), 0, 0.0, 0.0
     rule = RECIST_VERSIONS[config.recist]
     warnings = marks(experiment, folder.manifest())
-    orr, rate_draws, better, endpoints, samples, origins = [], {}, [], [], [], {}
+    orr, rate_draws, better, endpoints, survival, samples, origins = [], {}, [], [], [], [], {}
     engaged: list[pd.DataFrame] = []
     tgi, ranks = [], []
     key_prior, key_patients = jax.random.split(jax.random.key(config.seed))
@@ -111,7 +112,7 @@ def trial_stage(
                 *(key_prior, cohort, config.visits, draws, inputs.priors, experiment.data.aliases),
                 engraftment_bias=config.engraftment_bias,
             )
-            parts, also, times, step, total = [], [], [], max(draws.size // 10, 1), draws.size
+            parts, also, pfs, times, step, total = [], [], [], [], piece_size(draws.size), draws.size
             for first in range(0, total, step):
                 piece = slice(first, min(first + step, total))
 
@@ -133,6 +134,7 @@ def trial_stage(
                     times.append((seconds, piece.stop - first))
                 parts.append(counts)
                 also.append(draw_endpoints(counts, more, config.visits.days(), config.confirmation))
+                pfs.append(survival_curves(more)["pfs"])
                 progress(f"trial, {cohort.label or cohort.tumour_type}", piece.stop, total)
             counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
             here = _running(times)
@@ -160,6 +162,7 @@ def trial_stage(
                 tgi.append(inhibition_rows(cohort, plan, mice, day, warnings))
                 names = [" + ".join(one) for one in mice.drugs]
                 ranks.append(rank_rows(cohort.tumour_type, groups, "mouse_tgi", names, mice.median, warnings))
+            survival.append(pfs_rows(cohort, plan, np.concatenate(pfs), config.visits.days()))
             shown = min(inputs.experiment.report.patients_shown, draws.size)
             course = trajectories(key_patients, plan.trial(slice(shown)), rule, numbers=config.numbers)
             engaged.append(engagement_rows(cohort, sampler, inputs.priors))
@@ -180,12 +183,18 @@ def trial_stage(
         spider=joined(spider, SPIDER),
         swimmer=joined(swimmer, SWIMMER),
         engagement=joined(engaged, ENGAGEMENT_COLUMNS),
+        pfs=joined(survival, PFS_COLUMNS),
         origins=origins,
         seconds=round(time.perf_counter() - begun, 2),
         simulated_seconds=round(running, 3),
         compile_seconds=round(compiling, 3),
         patients=simulated,
     )
+
+
+def piece_size(num_draws: int) -> int:
+    """Draws that are simulated in one call: a tenth of all, so that progress is seen and little is lost."""
+    return max(num_draws // 10, 1)
 
 
 def _checkpoint(inputs: Inputs, folder: RunFolder, device: Kind) -> Checkpoint:

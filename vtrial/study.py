@@ -218,22 +218,18 @@ class Run:
         """The forest of predicted response rates beside the published ones."""
         return self.trial.plot_orr()
 
-    def pdx_curves(self, pdx_model: str, seed: int = 0) -> pd.DataFrame:
-        """Measured and fitted volumes of the mice of a PDX model; see `vtrial.fitted.fitted_curves`."""
-        from vtrial.devices import configure
-
-        configure()
-        import jax
-
+    def pdx_curves(self, pdx_model: str | None = None) -> pd.DataFrame:
+        """Measured and fitted volumes of the mice of a PDX model, or of all; see `vtrial.fitted.fitted_curves`."""
         from vtrial.fitted import fitted_curves
 
-        return fitted_curves(jax.random.key(seed), self.posterior, self.inputs.dataset, pdx_model)
+        return fitted_curves(self.posterior, self.inputs.dataset, pdx_model)
 
     def plot_pdx(self, pdx_model: str) -> Figure:
         """Fitted curves (median, 90 % interval) over the volumes of a PDX model, a panel per arm."""
         from vtrial.report import curves
 
-        return curves(self.pdx_curves(pdx_model), pdx_model, self.inputs.dataset.detection_limit_mm3)
+        dataset = self.inputs.dataset
+        return curves(self.pdx_curves(pdx_model), pdx_model, dataset.detection_limit_mm3, dataset.control)
 
     def simulate(
         self,

@@ -34,6 +34,8 @@ COLUMNS = (
     "missing",
     "source",
 )
+#: of the curves of progression free survival
+PFS_COLUMNS = ("tumour_type", "arm", "day", "mean", "q05", "q25", "q50", "q75", "q95")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LANDMARK_DAYS = (182.0, 365.0)
 
@@ -71,6 +73,47 @@ def survival_at(curve: np.ndarray, days: np.ndarray, day: float) -> np.ndarray:
     return curve[..., before[-1]] if len(before) else np.ones(curve.shape[:-1])
 
 
+def survival_curves(endpoints: EndpointCounts) -> dict[str, np.ndarray]:
+    """Kaplan-Meier curves ``ttp`` and ``pfs``, [D, A, B + 1, V + 1], of every draw, arm and subgroup, all last.
+
+    The first of the V + 1 times is day 0, the others are the visits. Progression free survival counts death as an
+    event; for the time to progression it censors.
+    """
+    by_end = _with_all(endpoints.course).sum(3)  # [D, A, B + 1, end, kind]
+    return {
+        "ttp": landmark_curve(by_end[..., 1], by_end[..., 0] + by_end[..., 2]),
+        "pfs": landmark_curve(by_end[..., 1] + by_end[..., 2], by_end[..., 0]),
+    }
+
+
+def pfs_rows(cohort: Cohort, plan: CohortPlan, curves: np.ndarray, visit_days: Sequence[float]) -> pd.DataFrame:
+    """Progression free survival of all patients of every arm of a cohort: mean and quantiles over draws, a row a time.
+
+    Parameters
+    ----------
+    curves : array [D, A, B + 1, V + 1]
+        From `survival_curves`.
+    visit_days
+        The V visits.
+    """
+    days = [0.0, *map(float, visit_days)]
+    rows = []
+    for k, arm in enumerate(plan.arms):
+        for place, day in enumerate(days):
+            draws = curves[:, k, -1, place]
+            draws = draws[~np.isnan(draws)]
+            if len(draws):  # nobody may be at risk so late in any draw
+                values = (cohort.tumour_type, arm, day, draws.mean(), *np.quantile(draws, QUANTILES))
+                rows.append(dict(zip(PFS_COLUMNS, values, strict=True)))
+    return pd.DataFrame(rows, columns=list(PFS_COLUMNS))
+
+
+def _with_all(x: Any) -> np.ndarray:
+    """Counts with those of all patients after those of the subgroups."""
+    x = np.asarray(x, np.int64)
+    return np.concatenate([x, x.sum(2, keepdims=True)], axis=2)
+
+
 def draw_endpoints(
     counts: Counts, endpoints: EndpointCounts, visit_days: Sequence[float], confirmation: bool
 ) -> dict[str, tuple[str, np.ndarray]]:
@@ -79,11 +122,7 @@ def draw_endpoints(
     Denominators: all patients (intention to treat) unless the name says evaluable, the patients with an evaluable
     assessment after baseline. Rates of a subgroup without patients, and times of an arm without any responder, are NaN.
     """
-
-    def with_all(x: Any) -> np.ndarray:
-        x = np.asarray(x, np.int64)
-        return np.concatenate([x, x.sum(2, keepdims=True)], axis=2)
-
+    with_all = _with_all
     course, change, evaluable = (with_all(x) for x in (endpoints.course, endpoints.change, endpoints.evaluable))
     num_arms = course.shape[1]
     confirmed, unconfirmed = (
@@ -112,12 +151,7 @@ def draw_endpoints(
         found["readers_agree"] = ("fraction", 1.0 - share(responders + by_blinded - 2 * both, patients))
 
     days = np.concatenate([[0.0], np.asarray(visit_days, float)])
-    by_end = course.sum(3)  # [D, A, B + 1, end, kind]
-    curves = {
-        "ttp": landmark_curve(by_end[..., 1], by_end[..., 0] + by_end[..., 2]),
-        "pfs": landmark_curve(by_end[..., 1] + by_end[..., 2], by_end[..., 0]),
-    }
-    for name, curve in curves.items():
+    for name, curve in survival_curves(endpoints).items():
         found[f"{name}_median"] = ("day", np.where(patients > 0, median_time(curve, days), np.nan))
         for landmark in LANDMARK_DAYS:
             if landmark <= days[-1]:

@@ -2,9 +2,11 @@
 
 from vtrial.report.curves import curves
 from vtrial.report.engagement import engagement
-from vtrial.report.figures import mouse_scatter, null_models, orr_forest, spider, waterfall
+from vtrial.report.figures import null_models, orr_forest
 from vtrial.report.images import orr_forest_files, orr_forest_image
+from vtrial.report.mice import mouse_scatter
 from vtrial.report.page import ReportInputs, build_report, figure_data
+from vtrial.report.patients import spider, survival, swimmer, waterfall
 from vtrial.report.tables import exact_interval, forest_data, format_orr_table, null_model_data
 
 __all__ = [
@@ -23,5 +25,7 @@ __all__ = [
     "orr_forest_files",
     "orr_forest_image",
     "spider",
+    "survival",
+    "swimmer",
     "waterfall",
 ]

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 INK, MUTED, GRID, FAINT = "#1c2733", "#5d6b7a", "#e4e8ec", "#d5dde5"
 PREDICTED, PUBLISHED = "#1f5f99", "#b4531a"
 RESPONSE_COLOURS = {"CR": "#0b4f6c", "PR": "#3d8fb8", "SD": "#b9c3cc", "PD": "#c8793a", "NE": "#e9e2d5"}
-_PALETTE = ("#1f5f99", "#b4531a", "#3f7f4f", "#7a4a8c", "#8c7a2a", "#2a8c8c", "#a33b5e", "#5d6b7a")
+PALETTE = ("#1f5f99", "#b4531a", "#3f7f4f", "#7a4a8c", "#8c7a2a", "#2a8c8c", "#a33b5e", "#5d6b7a")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _LABEL_WIDTH = 50
 Label: TypeAlias = tuple[float, str, bool]
 LINE, _GAP = 17, 14  # pixels: a line of a label, the space between rows of a forest
-# Two entries fit beside each other on a phone, all of them on a laptop.
-_LEGEND = {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "font": {"size": 11}, "entrywidth": 112}
+# Two entries fit beside each other on a phone, all of them on a laptop; of short names three.
+LEGEND = {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "font": {"size": 11}, "entrywidth": 112}
+SHORT_LEGEND = LEGEND | {"entrywidth": 56}
 
 
 def plain(text: object) -> str:
@@ -68,13 +69,13 @@ def orr_forest(orr: pd.DataFrame) -> Figure:
     ]
     mean = {"color": "white", "size": 8, "line": {"color": PREDICTED, "width": 2}}
     traces = [
-        _bars(rows, "predictive_q05", "predictive_q95", 12, FAINT, "trial of n, 90 %"),
-        _bars(rows, "q05", "q95", 2, PREDICTED, "predicted, 90 %"),
-        _bars(rows, "q25", "q75", 6, PREDICTED, "predicted, 50 %"),
-        _points([100 * row["mean"] for row in rows], ys, hover, "mean", mean) | {"showlegend": False},
-        _bars(seen, "observed_low", "observed_high", 1.5, PUBLISHED, "published, 95 %", shift=LINE)
+        bars(rows, "predictive_q05", "predictive_q95", 12, FAINT, "trial of n, 90 %"),
+        bars(rows, "q05", "q95", 2, PREDICTED, "predicted, 90 %"),
+        bars(rows, "q25", "q75", 6, PREDICTED, "predicted, 50 %"),
+        points([100 * row["mean"] for row in rows], ys, hover, "mean", mean) | {"showlegend": False},
+        bars(seen, "observed_low", "observed_high", 1.5, PUBLISHED, "published, 95 %", shift=LINE)
         | {"showlegend": False},
-        _points(
+        points(
             [100 * row["observed"] for row in seen],
             [row["y"] + LINE for row in seen],
             published,
@@ -108,140 +109,11 @@ def null_models(orr: pd.DataFrame) -> Figure:
             for row in rows
         ]
         marker = {"color": colour, "size": 9, "symbol": symbols[place % len(symbols)]}
-        traces.append(_bars(rows, "q05", "q95", 1.5, colour, plain(model)) | {"showlegend": False})
+        traces.append(bars(rows, "q05", "q95", 1.5, colour, plain(model)) | {"showlegend": False})
         traces.append(
-            _points([100 * row["mean"] for row in rows], [row["y"] for row in rows], hover, plain(model), marker)
+            points([100 * row["mean"] for row in rows], [row["y"] for row in rows], hover, plain(model), marker)
         )
     return _forest(traces, labels, height)
-
-
-def of_arm(frame: pd.DataFrame, arm: str, tumour_type: str | None = None) -> pd.DataFrame:
-    """Rows of one arm, of one cohort if it is named."""
-    own = frame["arm"] == arm
-    return frame[own if tumour_type is None else own & (frame["tumour_type"] == tumour_type)]
-
-
-def waterfall(frame: pd.DataFrame, arm: str, tumour_type: str | None = None) -> Figure:
-    """Best change in size of each patient of one arm, largest growth first; dashed at +20 and -30 %.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        tumour_type, arm, subgroup, patient, best_change_pct (percent of baseline), response.
-    arm : str
-        The arm.
-    tumour_type : str, optional
-        The cohort, where several have an arm of this name.
-
-    Returns
-    -------
-    plotly Figure
-    """
-    rows = [row for row in records(of_arm(frame, arm, tumour_type)) if not is_missing(row["best_change_pct"])]
-    rows.sort(key=lambda row: (-row["best_change_pct"], str(row["patient"])))
-    traces = []
-    for response in _in_order(row["response"] for row in rows):
-        own = [(rank, row) for rank, row in enumerate(rows, 1) if row["response"] == response]
-        hover = [
-            f"patient {plain(row['patient'])}, {plain(row['subgroup'])}<br>{plain(response)}, "
-            f"{row['best_change_pct']:+.0f} %"
-            for _, row in own
-        ]
-        bars = {"x": [rank for rank, _ in own], "y": numbers(row["best_change_pct"] for _, row in own)}
-        look = {"marker": {"color": RESPONSE_COLOURS.get(response, MUTED)}, "hoverinfo": "text", "hovertext": hover}
-        traces.append({"type": "bar", "name": plain(response), **bars, **look})
-    top = max([30.0, *(row["best_change_pct"] for row in rows)])
-    axes = {
-        "bargap": 0.12,
-        "barmode": "overlay",
-        "xaxis": {"visible": False, "fixedrange": True, "range": [0.4, max(len(rows), 1) + 0.6]},
-        "yaxis": axis("best change, %") | {"range": [-105, min(top, 100.0) + 5], "dtick": 50},
-        "shapes": _thresholds(),
-    }
-    return figure(traces, 260, **axes)
-
-
-def spider(
-    frame: pd.DataFrame, arm: str, responses: dict[str, str] | None = None, tumour_type: str | None = None
-) -> Figure:
-    """Change in size over time of each patient of one arm.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        tumour_type, arm, patient, day, change_pct (percent of baseline).
-    arm : str
-        The arm.
-    responses : dict of str to str, optional
-        Patient -> best response, which gives the line its colour.
-    tumour_type : str, optional
-        The cohort, where several have an arm of this name.
-
-    Returns
-    -------
-    plotly Figure
-    """
-    lines: dict[str, dict[str, list[Any]]] = {}
-    rows = sorted(records(of_arm(frame, arm, tumour_type)), key=lambda row: (str(row["patient"]), row["day"]))
-    last = None
-    for row in rows:
-        patient = str(row["patient"])
-        response = (responses or {}).get(patient, "")
-        line = lines.setdefault(response, {"x": [], "y": [], "hovertext": []})
-        if patient != last and line["x"]:
-            _append(line, None, None, "")
-        last = patient
-        text = f"patient {plain(patient)}<br>day {row['day']:.0f}, {row['change_pct']:+.0f} %"
-        _append(line, row["day"], row["change_pct"], text)
-    traces = [
-        {
-            **{"type": "scatter", "mode": "lines", "name": plain(response) or "patients", "hoverinfo": "text"},
-            **{"x": numbers(line["x"]), "y": numbers(line["y"]), "hovertext": line["hovertext"], "opacity": 0.75},
-            "line": {"color": RESPONSE_COLOURS.get(response, MUTED), "width": 1.4},
-        }
-        for response, line in ((response, lines[response]) for response in _in_order(lines))
-    ]
-    top = max([30.0, *(row["change_pct"] for row in rows if not is_missing(row["change_pct"]))])
-    y = axis("change, %") | {"range": [-105, min(top, 100.0) + 5], "dtick": 50}
-    return figure(traces, 260, xaxis=axis("day") | {"rangemode": "tozero"}, yaxis=y, shapes=_thresholds())
-
-
-def mouse_scatter(frame: pd.DataFrame) -> Figure:
-    """Observed against predicted response of mice, one point per tumour type and arm, with 90 % intervals.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Rows of mouse_response.csv, fractions.
-
-    Returns
-    -------
-    plotly Figure
-    """
-    traces: list[dict[str, Any]] = []
-    high = max([0.2, *(max(row["observed"], row["q95"]) for row in records(frame))])
-    end = min(105.0, 100 * high + 4)
-    diagonal = {"color": MUTED, "width": 1, "dash": "dot"}
-    traces.append(_line([0, end], [0, end], diagonal, "observed = predicted") | {"showlegend": False})
-    for place, tumour_type in enumerate(dict.fromkeys(frame["tumour_type"])):
-        rows = records(frame[frame["tumour_type"] == tumour_type])
-        hover = [
-            f"{plain(row['arm'])}, {plain(tumour_type)} ({row['num_models']:.0f} models)<br>observed "
-            f"{percent(row['observed'])}<br>predicted {percent(row['mean'])} {percent_interval(row['q05'], row['q95'])}"
-            for row in rows
-        ]
-        colour = _PALETTE[place % len(_PALETTE)]
-        xs, ys = ([100 * row[name] for row in rows] for name in ("observed", "mean"))
-        errors = {
-            **{"type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": colour},
-            "array": numbers(100 * (row["q95"] - row["mean"]) for row in rows),
-            "arrayminus": numbers(100 * (row["mean"] - row["q05"]) for row in rows),
-        }
-        points = _points(xs, ys, hover, plain(tumour_type), {"color": colour, "size": 7})
-        traces.append(points | {"error_y": errors, "opacity": 0.8})
-    x, y = (axis(title) | {"range": [-2, end]} for title in ("observed, %", "predicted, %"))
-    top = 20 * -(-len(traces) // 2)
-    return figure(traces, 440 + top, xaxis=x, yaxis=y, legend=_LEGEND, margin={"l": 52, "r": 12, "t": top, "b": 44})
 
 
 def laid_out(data: pd.DataFrame, lines: int | None = None) -> tuple[list[dict[str, Any]], list[Label], float]:
@@ -318,44 +190,29 @@ def _forest(traces: list[dict[str, Any]], labels: list[Label], height: float) ->
     x = axis("response rate, %") | {"range": [-1, min(101.0, max([30.0, *ends]) + 4)], "zeroline": False}
     y = {"range": [height + 4, -6], "visible": False, "fixedrange": True}
     margin = {"l": 12, "r": 12, "t": 44, "b": 44}
-    return figure(traces, height + 98, xaxis=x, yaxis=y, annotations=notes, margin=margin, legend=_LEGEND)
+    return figure(traces, height + 98, xaxis=x, yaxis=y, annotations=notes, margin=margin, legend=LEGEND)
 
 
-def _bars(
+def bars(
     rows: Iterable[dict[str, Any]], low: str, high: str, width: float, colour: str, name: str, shift: float = 0.0
 ) -> dict[str, Any]:
+    """A trace of horizontal bars of fractions, in percent, at the rows' ``y``."""
     xs: list[Any] = []
     ys: list[float | None] = []
     for row in rows:
         if not (is_missing(row[low]) or is_missing(row[high])):
             xs += [100 * row[low], 100 * row[high], None]
             ys += [row["y"] + shift, row["y"] + shift, None]
-    return _line(xs, ys, {"color": colour, "width": width}, name)
+    return line(xs, ys, {"color": colour, "width": width}, name)
 
 
-def _line(xs: Sequence[Any], ys: Sequence[Any], line: dict[str, Any], name: str) -> dict[str, Any]:
+def line(xs: Sequence[Any], ys: Sequence[Any], look: dict[str, Any], name: str) -> dict[str, Any]:
+    """A trace of lines, None where they break, that does not answer to hover."""
     data = {"x": numbers(xs), "y": numbers(ys)}
-    return {"type": "scatter", "mode": "lines", "name": name, "line": line, "hoverinfo": "skip", **data}
+    return {"type": "scatter", "mode": "lines", "name": name, "line": look, "hoverinfo": "skip", **data}
 
 
-def _points(
-    xs: Sequence[Any], ys: Sequence[Any], hover: list[str], name: str, marker: dict[str, Any]
-) -> dict[str, Any]:
+def points(xs: Sequence[Any], ys: Sequence[Any], hover: list[str], name: str, marker: dict[str, Any]) -> dict[str, Any]:
+    """A trace of points, each with its text on hover."""
     data = {"x": numbers(xs), "y": numbers(ys), "hovertext": hover}
     return {"type": "scatter", "mode": "markers", "name": name, "marker": marker, "hoverinfo": "text", **data}
-
-
-def _append(line: dict[str, list[Any]], x: float | None, y: float | None, text: str) -> None:
-    for key, value in zip(("x", "y", "hovertext"), (x, y, text), strict=True):
-        line[key].append(value)
-
-
-def _in_order(responses: Iterable[Any]) -> list[str]:
-    there = {str(response) for response in responses}
-    return [*(known for known in RESPONSE_COLOURS if known in there), *sorted(there - set(RESPONSE_COLOURS))]
-
-
-def _thresholds() -> list[dict[str, Any]]:
-    line = {"color": MUTED, "width": 1, "dash": "dash"}
-    ends = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": line}
-    return [ends | {"y0": value, "y1": value} for value in (20, -30)]

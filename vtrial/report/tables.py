@@ -10,10 +10,11 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
+_Rows = TypeVar("_Rows")
 QUANTILES = ("q05", "q25", "q50", "q75", "q95")
 COHORT = ("tumour_type", "arm", "subgroup")
 #: suffix of the endpoint in orr.csv -> what it is called
@@ -92,7 +93,7 @@ def forest_data(orr: pd.DataFrame, endpoint: str | None = None) -> pd.DataFrame:
     for row in records(orr[orr["endpoint"] == endpoint]):
         groups.setdefault(tuple(row[name] for name in COHORT), []).append(row)
     rows = []
-    for names, found in groups.items():
+    for names, found in _whole_first(groups):
         population = _first(found, kind="population")
         predictive = _first(found, kind="predictive")
         published = next((row for row in found if not is_missing(row.get("observed_patients"))), {})
@@ -128,13 +129,19 @@ def null_model_data(orr: pd.DataFrame, endpoint: str | None = None) -> pd.DataFr
         if name == endpoint:
             groups.setdefault(tuple(row[key] for key in COHORT), {})[suffix] = row
     rows = []
-    for names, models in groups.items():
+    for names, models in _whole_first(groups):
         if set(models) <= {""}:
             continue
         for suffix in [*(known for known in NULL_MODELS if known in models), *sorted(set(models) - set(NULL_MODELS))]:
             row = dict(zip(COHORT, names, strict=True)) | {"model": NULL_MODELS.get(suffix, suffix)}
             rows.append(row | {name: models[suffix].get(name, math.nan) for name in ("mean", "sd", *QUANTILES)})
     return pd.DataFrame(rows, columns=[*COHORT, "model", "mean", "sd", *QUANTILES])
+
+
+def _whole_first(groups: Mapping[tuple[Any, ...], _Rows]) -> list[tuple[tuple[Any, ...], _Rows]]:
+    """Groups in their order, but all patients of an arm before its subgroups."""
+    arms = {names[:2]: place for place, names in reversed(list(enumerate(groups)))}
+    return sorted(groups.items(), key=lambda one: (arms[one[0][:2]], one[0][2] != "all"))
 
 
 def percent(value: object, digits: int = 1) -> str:

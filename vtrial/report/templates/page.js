@@ -9,65 +9,164 @@
     return Plotly.newPlot(target, data, layout, config);
   }
 
-  for (const target of document.querySelectorAll("[data-figure]")) {
-    const source = document.querySelector(`script[data-for="${target.dataset.figure}"]`);
-    const figure = read(source);
+  // Figures are drawn when they come near the window; until then their height keeps the page from jumping.
+  const waiting = new Map();
+  const drawNow = function (target) {
+    const figure = waiting.get(target);
+    if (!figure) return;
+    waiting.delete(target);
+    target.style.minHeight = "";
     draw(target, figure.data, figure.layout);
+  };
+  const near = new IntersectionObserver(function (entries) {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      near.unobserve(entry.target);
+      drawNow(entry.target);
+    }
+  }, { rootMargin: "600px 0px" });
+  for (const target of document.querySelectorAll("[data-figure]")) {
+    const figure = read(document.querySelector(`script[data-for="${target.dataset.figure}"]`));
+    target.style.minHeight = `${figure.layout.height}px`;
+    waiting.set(target, figure);
+    near.observe(target);
+  }
+
+  function save(name, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+    link.download = `${name}.csv`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  let tables = null;
+  for (const button of document.querySelectorAll("[data-csv]")) {
+    button.addEventListener("click", function () {
+      tables = tables || read(document.getElementById("csv-data"));
+      save(button.dataset.csv, tables[button.dataset.csv]);
+    });
   }
 
   const store = document.getElementById("curve-data");
   if (store) {
     const curves = read(store);
-    const choice = document.getElementById("curve-model");
     const search = document.getElementById("curve-search");
     const count = document.getElementById("curve-count");
     const panels = document.getElementById("curve-panels");
-    const options = Array.from(choice.options);
+    const back = document.getElementById("curve-back");
+    const on = document.getElementById("curve-on");
+    const pageSize = 12;
+    const all = curves.models.flatMap((model) => model.arms.map((arm) => ({
+      model, arm, words: `${model.model} ${model.tumour_type} ${arm.arm}`.toLowerCase(),
+    })));
+    let found = all;
+    let first = 0;
 
-    let shown = null;
+    // Plotly reads its texts as a little HTML.
+    const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
 
-    const show = function () {
-      shown = choice.value;
+    function extend(trace, xs, ys) {
+      if (trace.x.length) { trace.x.push(null); trace.y.push(null); }
+      trace.x.push(...xs);
+      trace.y.push(...ys);
+    }
+
+    // The same as vtrial.report.curves.panel_data.
+    function traces(model, arm) {
+      const [reference, band, median, seen, below] = curves.looks.map(() => ({ x: [], y: [], text: [] }));
+      if (!arm.control) {
+        for (const other of model.arms) {
+          if (other.control) for (const mouse of other.mice) extend(reference, mouse.day, mouse.fitted);
+        }
+      }
+      for (const mouse of arm.mice) {
+        extend(band, [...mouse.day, ...mouse.day.slice().reverse()], [...mouse.high, ...mouse.low.slice().reverse()]);
+        extend(median, mouse.day, mouse.fitted);
+        mouse.day.forEach(function (day, place) {
+          const hidden = mouse.below.includes(place);
+          const what = hidden ? `at or below ${curves.limit} mm³` : `${mouse.volume[place]} mm³`;
+          const trace = hidden ? below : seen;
+          trace.x.push(day);
+          trace.y.push(hidden ? curves.limit : mouse.volume[place]);
+          trace.text.push(`${plain(mouse.mouse)}<br>day ${day}: ${what}<br>fitted ${mouse.fitted[place]} mm³`);
+        });
+      }
+      return [reference, band, median, seen, below].map((data, place) => Object.assign({}, structuredClone(curves.looks[place]), data));
+    }
+
+    function show() {
       for (const old of panels.querySelectorAll(".figure")) {
         Plotly.purge(old);
         drawn.delete(old);
       }
       panels.replaceChildren();
-      const model = curves.models[Number(choice.value)];
-      if (!choice.value || !model) return;
-      for (const panel of model.panels) {
+      for (const { model, arm } of found.slice(first, first + pageSize)) {
         const box = document.createElement("div");
         const head = document.createElement("h4");
+        const name = document.createElement("span");
         const target = document.createElement("div");
-        head.textContent = panel.arm;
+        head.textContent = arm.arm;
+        name.className = "sub";
+        name.textContent = `${model.model}, ${model.tumour_type}`;
+        head.append(name);
         target.className = "figure panel";
         box.append(head, target);
         panels.append(box);
         const layout = structuredClone(curves.layout);
         layout.yaxis.range = model.range.slice();
-        draw(target, panel.data.map((trace, place) => Object.assign({}, structuredClone(curves.looks[place]), trace)), layout);
+        draw(target, traces(model, arm), layout);
       }
-    };
+      const last = Math.min(first + pageSize, found.length);
+      const models = new Set(found.map((one) => one.model)).size;
+      count.textContent = found.length
+        ? `${first + 1} to ${last} of ${found.length.toLocaleString("en")} panels, ${models} PDX models`
+        : "nothing found";
+      back.disabled = first === 0;
+      on.disabled = last >= found.length;
+    }
 
-    const filter = function () {
+    function filter() {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const found = options.filter((option) => words.every((word) => option.text.toLowerCase().includes(word)));
-      const before = choice.value;
-      choice.replaceChildren(...found);
-      // Moving options loses the choice in some browsers.
-      if (found.length) choice.value = (found.find((option) => option.value === before) || found[0]).value;
-      count.textContent = `${found.length} of ${options.length} PDX models`;
-      if (choice.value !== shown) show();
-    };
+      found = all.filter((one) => words.every((word) => one.words.includes(word)));
+      first = 0;
+      show();
+    }
 
-    search.addEventListener("input", filter);
-    choice.addEventListener("change", show);
-    filter();
+    let pause = null;
+    search.addEventListener("input", function () {
+      clearTimeout(pause);
+      pause = setTimeout(filter, 150);
+    });
+    back.addEventListener("click", function () { first = Math.max(first - pageSize, 0); show(); });
+    on.addEventListener("click", function () { first += pageSize; show(); });
+    document.getElementById("curve-csv").addEventListener("click", function () {
+      const cell = (value) => /[",\n\r]/.test(value) ? `"${String(value).replace(/"/g, '""')}"` : value;
+      const lines = ["pdx_model,tumour_type,arm,mouse,day,volume_mm3,at_or_below_limit,fitted_median,q05,q95"];
+      for (const { model, arm } of found) {
+        for (const mouse of arm.mice) {
+          mouse.day.forEach((day, place) => lines.push([
+            model.model, model.tumour_type, arm.arm, mouse.mouse, day, mouse.volume[place],
+            mouse.below.includes(place), mouse.fitted[place], mouse.low[place], mouse.high[place],
+          ].map(cell).join(",")));
+        }
+      }
+      save("curves", lines.join("\n") + "\n");
+    });
+    const shown = new IntersectionObserver(function (entries) {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      shown.disconnect();
+      if (!panels.childElementCount) filter();
+    }, { rootMargin: "600px 0px" });
+    shown.observe(panels);
+    window.addEventListener("beforeprint", function () { if (!panels.childElementCount) filter(); });
   }
 
   // A figure is as wide as the screen it was drawn on; paper is narrower than a laptop and wider than a phone.
-  const paper = (target) => target.classList.contains("panel") ? 205 : target.classList.contains("half") ? 320 : 640;
+  const widths = { panel: 205, third: 208, square: 460 };
+  const paper = (target) => widths[Object.keys(widths).find((name) => target.classList.contains(name))] || 650;
   window.addEventListener("beforeprint", function () {
+    for (const target of [...waiting.keys()]) drawNow(target);
     for (const target of drawn) Plotly.relayout(target, { autosize: false, width: paper(target) });
   });
   window.addEventListener("afterprint", function () {
