@@ -157,7 +157,14 @@ def visit_response(
 
 
 def next_response(
-    nadir: Array, size: Array, sld_baseline: Array, is_new: Array, seen: Array, is_gone: Array, *, rule: RecistRule
+    nadir: Array,
+    size: Array,
+    sld_baseline: Array,
+    is_new: Array | bool,
+    seen: Array,
+    is_gone: Array,
+    *,
+    rule: RecistRule,
 ) -> tuple[Array, Array]:
     """Code of one visit and the nadir after it, from the nadir before; see `visit_response`."""
     generous = size * (1.0 + _SLACK)
