@@ -33,7 +33,7 @@ from vtrial.response import RECIST_VERSIONS
 from vtrial.simulation import piece_size
 from vtrial.store import RunFolder
 from vtrial.translation import CohortPlan, plan_cohort
-from vtrial.trial import simulate_endpoints
+from vtrial.trial import Endpoints, simulate
 
 #: draws of which every group is simulated anew: an index has a standard error of about 1 / sqrt(NUM_DRAWS) = 0.06
 NUM_DRAWS = 300
@@ -155,19 +155,13 @@ def uncertainty_stage(
                 law, exposure = mixed(plan, source, own, other)
                 parts = []
                 for first in range(0, number, step):
-                    piece = slice(first, first + step)
-                    counts, _ = simulate_endpoints(
+                    counts, _ = simulate(
                         key_patients,
-                        jax.tree.map(lambda x, piece=piece: x[piece], law),
-                        exposure[piece],
-                        plan.schedule,
-                        plan.regimens,
-                        plan.prevalence,
+                        plan._replace(law=law, exposure=exposure).trial(slice(first, first + step)),
                         RECIST_VERSIONS[config.recist],
-                        num_arms=len(plan.arms),
                         num_patients=min(config.patients, NUM_PATIENTS),
-                        confirmation=config.confirmation,
-                        blinded=config.blinded_reader,
+                        endpoints=Endpoints(len(plan.arms), config.confirmation, config.blinded_reader),
+                        numbers=config.numbers,
                         first_draw=first,
                         devices=devices_for(device),
                     )
