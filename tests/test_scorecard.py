@@ -59,7 +59,9 @@ def fitted(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "fit").create()
     (folder.path / "experiment.yaml").write_text("name: tiny")
     data = SimpleNamespace(synthetic=True, aliases={})
-    made = SimpleNamespace(name="tiny", is_quick=False, data=data, prior_paths=lambda: [])
+    made = SimpleNamespace(
+        name="tiny", is_quick=False, data=data, prior_paths=lambda: [], trial=SimpleNamespace(engraftment_bias=0.0)
+    )
     monkeypatch.setattr(experiment, "load_resolved", lambda *_: made)
     monkeypatch.setattr(RunFolder, "has_posterior", lambda *_: True)
     monkeypatch.setattr(RunFolder, "open_posterior", lambda *_: nullcontext())

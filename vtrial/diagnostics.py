@@ -99,6 +99,12 @@ def compared_elpd(log_density: Mapping[str, xr.DataArray]) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(float)
 
 
+def _rhat(posterior: xr.Dataset) -> xr.Dataset:
+    """R-hat by ArviZ; chains that never moved divide by a variance of 0, or by one that rounding left below it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return cast(xr.Dataset, arviz.rhat(posterior))
+
+
 def summarise(posterior: xr.Dataset) -> pd.DataFrame:
     """One row per population parameter: parameter, mean, sd, q05, q95, rhat, ess_bulk, ess_tail (equal-tailed 90 %)."""
     chosen = posterior[[name for name in POPULATION if name in posterior]].astype(np.float64)
@@ -107,7 +113,7 @@ def summarise(posterior: xr.Dataset) -> pd.DataFrame:
         "sd": chosen.std(("chain", "draw")),
         "q05": chosen.quantile(0.05, ("chain", "draw")).drop_vars("quantile"),
         "q95": chosen.quantile(0.95, ("chain", "draw")).drop_vars("quantile"),
-        "rhat": arviz.rhat(chosen),
+        "rhat": _rhat(chosen),
         "ess_bulk": arviz.ess(chosen, method="bulk"),
         "ess_tail": arviz.ess(chosen, method="tail"),
     }
@@ -130,7 +136,7 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
     gates = config.gates
     posterior = tree["posterior"].to_dataset()
     models = posterior[[name for name in PDX_MODEL_LEVEL if name in posterior]].astype(np.float64)
-    model_rhat = pd.Series(_named(cast(xr.Dataset, arviz.rhat(models))))
+    model_rhat = pd.Series(_named(_rhat(models)))
     stats = tree["sample_stats"].to_dataset()
     greatest = 2**config.max_tree_depth - 1
 

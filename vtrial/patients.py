@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, Integer, UInt32
 
 from vtrial import sobol
 from vtrial.base import MAX_LESIONS, Deviates, PatientLaw, Patients, Regimens
@@ -179,7 +179,7 @@ def lay_out(drugs: Sequence[str], arms: Sequence[Sequence[str]]) -> Regimens:
     )
 
 
-def draw_key(key: jax.Array, draw: Int[Array, ""]) -> jax.Array:
+def draw_key(key: jax.Array, draw: Integer[Array, ""]) -> jax.Array:
     """Key of the patients of one draw; the key is consumed."""
     return jax.random.fold_in(key, draw)
 

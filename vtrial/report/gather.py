@@ -17,7 +17,7 @@ from vtrial.store import RunFolder
 TRIAL_TABLES = ("superiority", "waterfall", "spider", "swimmer", "pfs")
 
 #: only an empty cell is missing: an arm may be called NA; what is written again has the same digits
-_CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
+_CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 
 
 def read_table(folder: RunFolder, name: str) -> pd.DataFrame | None:
