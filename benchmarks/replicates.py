@@ -1,4 +1,4 @@
-"""How much do mice of one arm differ, and do they differ more where a drug works? The prior of `effect_between_mice`.
+"""How much do mice of one arm differ, and do they differ more where a drug works? Not in the model; what it would be.
 
     python benchmarks/replicates.py [--data FOLDER]
 
