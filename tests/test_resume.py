@@ -23,9 +23,9 @@ from vtrial.store import RunFolder
 EXPERIMENT = """\
 name: tiny
 data: {path: table.csv, source: made for a test, synthetic: true, constants: {study: T, tumour_type: BRCA}}
-fit: {svi_steps: 50, block: 20}
+fit: {svi_steps: 50}
 mice: {min_models: 3}
-quick: {fit: {gates: {rhat: 9.0, ess_bulk: 1.0, ess_tail: 1.0, rhat_pdx_model: 9.0, divergences: 1.0}}}
+quick: {fit: {block: 25, gates: {rhat: 9.0, ess_bulk: 1.0, ess_tail: 1.0, rhat_pdx_model: 9.0, divergences: 1.0}}}
 trial:
   visits: {every_days: 56, until_days: 224}
   cohorts:

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.slurm
 EXPERIMENT = """\
 name: tiny
 data: {path: table.csv, source: made for a test, synthetic: true, constants: {study: T, tumour_type: BRCA}}
-fit: {svi_steps: 50, block: 20, warmup: 100, draws: 100}
+fit: {svi_steps: 50, warmup: 100, draws: 100}
 mice: {min_models: 3}
 # what a scenario comes to is looked at here, not how well so short a fit of so few mice mixes
-quick: {fit: {gates: {rhat: 9.0, ess_bulk: 1.0, ess_tail: 1.0, rhat_pdx_model: 9.0, divergences: 1.0}}}
+quick: {fit: {block: 25, gates: {rhat: 9.0, ess_bulk: 1.0, ess_tail: 1.0, rhat_pdx_model: 9.0, divergences: 1.0}}}
 trial:
   visits: {every_days: 56, until_days: 224}
   cohorts:
