@@ -108,6 +108,18 @@ def test_gompertz_tumours_slow_down_as_the_equation_says() -> None:
     np.testing.assert_allclose(found.median[0, :2, 0], expected, rtol=1e-3)
 
 
+def test_mice_are_those_that_engrafted_whatever_patients_are_weighted_by() -> None:
+    plan, bias = plan_of(0.3), 0.5
+    weighted = plan_of(0.3)
+    weighted.law.mu_ln_growth = plan.law.mu_ln_growth - bias * plan.law.omega_ln_growth**2
+    alone, given = (inhibition(jax.random.key(2), *one) for one in (
+        (plan, draws(), SHAPE, DAY), (weighted, draws(), SHAPE, DAY, bias)))  # fmt: skip
+    # the shift is taken off and put back in float32
+    np.testing.assert_allclose(given.median, alone.median, rtol=1e-5)
+    unaware = inhibition(jax.random.key(2), weighted, draws(), SHAPE, DAY)
+    assert np.abs(unaware.median / alone.median - 1.0).max() > 1e-3
+
+
 def test_spread_and_subgroups() -> None:
     found = inhibition(jax.random.key(2), plan_of(0.3, (0.6, -0.2)), draws(), SHAPE, DAY)
     assert found.median.shape == (NUM_DRAWS, 3, 3)

@@ -81,7 +81,9 @@ def drug_sets(plan: CohortPlan) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(found, key=lambda one: (len(one), one)))
 
 
-def inhibition(key: jax.Array, plan: CohortPlan, draws: Draws, shape: CurveShape, day: float) -> Inhibition:
+def inhibition(
+    key: jax.Array, plan: CohortPlan, draws: Draws, shape: CurveShape, day: float, engraftment_bias: float = 0.0
+) -> Inhibition:
     """Simulate new PDX models of a cohort's tumour type under the drugs of its arms.
 
     Parameters
@@ -96,6 +98,8 @@ def inhibition(key: jax.Array, plan: CohortPlan, draws: Draws, shape: CurveShape
         Constants of a curve in the fit.
     day
         When the tumours are compared.
+    engraftment_bias
+        What the growth of the plan's patients was weighted by; mice are the models that engrafted.
     """
     sets, law = drug_sets(plan), plan.law
     given = jnp.asarray([[drug in one for drug in plan.drugs] for one in sets])
@@ -109,7 +113,8 @@ def inhibition(key: jax.Array, plan: CohortPlan, draws: Draws, shape: CurveShape
     # which model is in which group must not hang on its growth
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 3), NUM_MODELS))
     site = {name: jnp.asarray(draws.get(name), jnp.float32) for name in ("loss", "slowing", "mu_intercept")}
-    terms = (law.mu_ln_growth, law.omega_ln_growth, law.effect_mean, law.effect_sd, law.phi, law.gamma,
+    mu_ln_growth = law.mu_ln_growth + engraftment_bias * law.omega_ln_growth**2
+    terms = (mu_ln_growth, law.omega_ln_growth, law.effect_mean, law.effect_sd, law.phi, law.gamma,
              law.omega_combination, site["loss"], site["slowing"], site["mu_intercept"])  # fmt: skip
     found = _simulate(
         terms, tuple(deviates), jnp.asarray(np.stack(columns)[:, order]), given, jnp.float32(day), shape=shape

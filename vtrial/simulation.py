@@ -158,7 +158,9 @@ def trial_stage(
             ranks.append(rank_rows(cohort.tumour_type, groups, main, plan.arms, rates[main][:, :number], warnings))
             if keep:
                 day = float(experiment.mice.tgi_day)
-                mice = inhibition(jax.random.fold_in(key_mice, index), plan, draws, shape_of(tree), day)
+                mice = inhibition(
+                    jax.random.fold_in(key_mice, index), plan, draws, shape_of(tree), day, config.engraftment_bias
+                )
                 tgi.append(inhibition_rows(cohort, plan, mice, day, warnings))
                 names = [" + ".join(one) for one in mice.drugs]
                 ranks.append(rank_rows(cohort.tumour_type, groups, "mouse_tgi", names, mice.median, warnings))

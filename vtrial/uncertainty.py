@@ -171,7 +171,9 @@ def uncertainty_stage(
                 again[source] = np.concatenate(parts)
             between = stored["between_trials"].to_numpy()
             for k, arm in enumerate(cohort.arms):
-                indices = {source: first_order_index(known[own, k], values[:, k]) for source, values in again.items()}
+                # a rule that an arm of one drug never meets explains nothing of it, whatever its estimate would say
+                met = [source for source in again if source != "combination rule" or len(arm.drugs) > 1]
+                indices = {source: first_order_index(known[own, k], again[source][:, k]) for source in met}
                 variances = trial_variances(known[:, k], between, config.patients, arm.trial_size())
                 named = {"tumour_type": cohort.tumour_type, "arm": arm.name, "num_patients": arm.trial_size()}
                 rows += [named | row for row in source_rows(indices, *variances)]
