@@ -79,7 +79,7 @@ def test_every_drug_of_a_combination_is_there_alone() -> None:
 
 def test_without_spread_it_is_the_formula() -> None:
     found = inhibition(jax.random.key(1), plan_of(0.0), draws(), SHAPE, DAY)
-    # apart by 0.5, ten times the rounding of the combination rule: its softmax and softplus are off by exp(-10)
+    # apart by 0.5, ten times the rounding of the combination rule: its softmax is off by exp(-10)
     together = EFFECT["b"] + PHI * EFFECT["a"] + GAMMA
     expected = [expected_tgi(x) for x in (*EFFECT.values(), together)]
     assert found.median.shape == (NUM_DRAWS, 3, 1) and found.models.shape == (NUM_DRAWS, 3, 1, NUM_KEPT)

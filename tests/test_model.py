@@ -239,14 +239,13 @@ def residual(day: np.ndarray) -> np.ndarray:
 
 
 def combined(effect: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> float:
-    """The combination rule, written again: softmax leader, softplus of what the others add, pairs of gamma."""
+    """The combination rule, written again: softmax leader, phi times the others, pairs of gamma."""
     leads = special.softmax(effect / SMOOTHING)
-    positive = SMOOTHING * np.log1p(np.exp(effect / SMOOTHING))
     joint = leads @ effect
     for a in range(len(effect)):
         for b in range(len(effect)):
             if a != b:
-                joint += phi[a, b] * leads[a] * positive[b] + 0.5 * gamma[a, b]
+                joint += phi[a, b] * leads[a] * effect[b] + 0.5 * gamma[a, b]
     return joint
 
 

@@ -319,9 +319,8 @@ def slow_course(one, law, exposure, present, bliss, deviation):
             width = 0.05 * together
             e = [one.effect[d] * strength[d] for d in drugs]
             lead = 1 / (1 + math.exp(np.clip((e[1] - e[0]) / width, -700, 700)))
-            positive = [width * np.logaddexp(0, x / width) for x in e]
             phi = 1.0 if bliss else law.phi[a, b]
-            joint = lead * e[0] + (1 - lead) * e[1] + phi * (lead * positive[1] + (1 - lead) * positive[0])
+            joint = lead * e[0] + (1 - lead) * e[1] + phi * (lead * e[1] + (1 - lead) * e[0])
             if not bliss:
                 scale = law.kill_scale[a] * law.kill_scale[b] * decay[a] * decay[b]
                 joint += law.gamma[a, b] * math.sqrt(scale) * exposure[a, segment] * exposure[b, segment]

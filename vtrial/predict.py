@@ -102,7 +102,6 @@ def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]
     single = law.effect[index] + law.omega_effect[index] * z
     spread = jnp.where(jnp.sum(present, axis=-1) > 1, law.omega_combination, 0.0)
     joint = combine(single, law.phi[pair], law.gamma[pair], present)
-    # a lone drug is its own leader, up to the rounding of the softplus that only other drugs pass through
     return growth, joint + spread * jax.random.normal(key_cell, member.shape, jnp.float32)
 
 

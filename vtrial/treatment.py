@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-#: half width, in units of the effect, over which max(a, b) and max(a, 0) are rounded off so that gradients exist
+#: half width, in units of the effect, over which max(a, b) is rounded off so that gradients exist
 SMOOTHING = 0.05
 
 
@@ -27,13 +27,15 @@ def combine(
     """Joint effect of the drugs of one arm.
 
     The strongest drug leads with its whole effect (highest single agent). Every other drug adds ``phi`` times its own
-    positive effect, and every pair adds ``gamma``, a sensitisation that does not need an effect of its own::
+    effect, and every pair adds ``gamma``, a sensitisation that does not need an effect of its own::
 
-        joint = max_d e_d + sum_{d != leader} phi[leader, d] max(e_d, 0) + sum_{a < b} gamma[a, b]
+        joint = max_d e_d + sum_{d != leader} phi[leader, d] e_d + sum_{a < b} gamma[a, b]
 
     phi = 0 and gamma = 0 is independent action within one tumour (HSA); phi = 1 and gamma = 0 is additivity of kill,
-    that is Bliss independence of the surviving fractions. Both maxima are rounded off by `smoothing` (softmax weights
-    and a softplus), since phi has no gradient where the weaker effect is negative.
+    that is Bliss independence of the surviving fractions, whatever the signs of the effects; between them two drugs
+    are at (1 - phi) HSA + phi Bliss. The maximum is rounded off by `smoothing` (softmax weights). An effect below 0, a
+    tumour that grows faster under the drug, takes away from the sum: cut off at 0 the rule would be convex, and what
+    is not known of the effects in a PDX model would pass for synergy (docs/decisions/0011).
 
     Parameters
     ----------
@@ -77,10 +79,9 @@ def _combined(
     weight = [jnp.where(given[d], jnp.exp(jnp.where(given[d], alone[d] - top, 0.0) / smoothing), 0.0) for d in drugs]
     total = sum(weight[1:], start=weight[0])
     leads = [one / jnp.where(total > 0, total, 1.0) for one in weight]
-    positive = [smoothing * jax.nn.softplus(one / smoothing) for one in alone]
     joint = sum((leads[d] * alone[d] for d in drugs[1:]), start=leads[0] * alone[0])
     for a, b in combinations(drugs, 2):
-        added = phi(a, b) * (leads[a] * positive[b] + leads[b] * positive[a]) + gamma(a, b)
+        added = phi(a, b) * (leads[a] * alone[b] + leads[b] * alone[a]) + gamma(a, b)
         joint = joint + jnp.where(given[a] & given[b], added, 0.0)
     return joint
 

@@ -106,10 +106,9 @@ def prior_draw(rng: np.random.Generator) -> dict[str, float]:
 
 
 def combined(a: float, b: float, phi: float, gamma: float) -> float:
-    """max of two effects, plus phi times what the other adds, plus gamma; both maxima rounded off."""
+    """max of two effects, rounded off, plus phi times the other, plus gamma."""
     share = 1.0 / (1.0 + np.exp((b - a) / SMOOTHING))
-    add = [SMOOTHING * np.log1p(np.exp(e / SMOOTHING)) for e in (a, b)]
-    return share * a + (1 - share) * b + phi * (share * add[1] + (1 - share) * add[0]) + gamma
+    return share * a + (1 - share) * b + phi * (share * b + (1 - share) * a) + gamma
 
 
 def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
