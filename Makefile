@@ -33,9 +33,8 @@ install: $(installed) ## create .venv and install vtrial with pinned versions [E
 run: $(installed) ## install, then run the default experiment (experiments/lgsoc.yaml)
 	$(bin)/vtrial run experiments/lgsoc.yaml
 
-# Compiling is most of the time of the fast tests, and none of them computes long enough to be worth optimised code.
 test: $(installed_dev) ## install, then the fast tests
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
 
 test-slow: $(installed_dev) ## the statistical tests that take minutes each
 	$(bin)/python -m pytest -m "slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)

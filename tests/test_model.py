@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -105,6 +106,8 @@ SMALL = {
     "b4": ("T2", "M4", "B", 6),
 }
 DAYS = np.array([0.0, 5.0, 11.0, 18.0, 26.0, 41.0])
+#: compiling the model takes longer than all that is computed here
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def table_of(folder, mice, low: Mapping[str, int] | None = None, slope: Mapping[str, float] | None = None) -> Dataset:
@@ -156,7 +159,7 @@ def points_of(panel: Panel, seeds, evidence: Evidence | None = None, **changes) 
         names = (*SCALARS, *COMBINATION_SCALARS, *SPREADS, "curvature_correlation", *VECTORS)
         return {name: known[name] for name in names if name in known}
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def at(key):
         trace = handlers.trace(handlers.seed(model, key)).get_trace(arrays)
         sites = {
@@ -446,7 +449,7 @@ def hidden_likelihoods():
                 found = handlers.trace(handlers.substitute(model, {**sites, "censored_u": u})).get_trace(arrays)
                 return {name: site["value"] for name, site in found.items() if site["type"] != "plate"}
 
-            @jax.jit
+            @partial(jax.jit, compiler_options=QUICKLY)
             def both(arrays, points):
                 trace = handlers.trace(handlers.seed(model, jax.random.key(3))).get_trace(arrays)
                 sites = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}

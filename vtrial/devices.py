@@ -198,7 +198,7 @@ def _keep_compiled(folder: Path | None) -> None:
         _log.info("compiled programs are not kept: %s: %s", folder, error.strerror)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # hundreds of small programs are seconds
 
 
 def _cpuinfo(field: str) -> str:

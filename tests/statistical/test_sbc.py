@@ -2,7 +2,7 @@
 
 Talts et al. 2018 (arXiv:1804.06788). Data sets come from a generator written here from the equations, mouse by mouse,
 with every effect and coefficient drawn explicitly; each is fitted with NUTS through :mod:`vtrial.inference`. Ranks are
-judged by simultaneous bands for their ECDF (Saeilynoja et al. 2022, Stat Comput 32:32), family-wise 95 % over all
+judged by simultaneous bands for their ECDF (Saeilynoja et al. 2022, Stat Comput 32:32), family-wise over all
 quantities.
 
 The priors are narrower than the shipped ones, so that a panel of nine PDX models has sensible data under every draw
@@ -46,6 +46,10 @@ ROOT = np.linalg.cholesky(0.8 * PROCESS + 0.2 * np.eye(len(DAYS)))
 CLASSES = {"A": "MEK", "B": "PI3K"}
 WARMUP, KEPT, THIN = 120, 31, 8
 FAMILY_WISE = 0.05
+#: of the small one, which runs at every change: each gives the sampler other random numbers, and 5 % of them would alarm
+FALSE_ALARM = 0.001
+#: fits that run side by side
+BATCH = 40
 
 #: name -> (mean, SD) of a normal, or of the ln of a log-normal
 NORMAL = {
@@ -324,15 +328,20 @@ def band_statistic(ranks: np.ndarray) -> np.ndarray:
 
 
 def band_limit(num_data_sets: int, level: float) -> float:
-    """The `level` quantile of the statistic for uniform ranks: what stays above lies inside the simultaneous band."""
+    """The `level` quantile of the statistic for uniform ranks: what stays above lies inside the simultaneous band.
+
+    By simulation down to one in a thousand, below that by Bonferroni over the values of a rank (never too large).
+    """
+    if level < 0.001:
+        return level / KEPT
     rng = np.random.default_rng(99)
     null = np.concatenate([band_statistic(rng.integers(0, KEPT + 1, (2000, num_data_sets))) for _ in range(10)])
     return float(np.quantile(null, level, method="lower"))
 
 
-def outside(names: list[str], ranks: np.ndarray) -> dict[str, float]:
+def outside(names: list[str], ranks: np.ndarray, family_wise: float) -> dict[str, float]:
     """Quantities whose ranks leave the band, with their statistic."""
-    limit = band_limit(len(ranks), FAMILY_WISE / len(names))
+    limit = band_limit(len(ranks), family_wise / len(names))
     found = band_statistic(ranks.T)
     return {name: float(v) for name, v in zip(names, found, strict=True) if v < limit}
 
@@ -375,17 +384,17 @@ def test_the_generator_and_the_model_agree_on_what_is_ranked(design):
 @pytest.mark.long
 @pytest.mark.parametrize(("law", "seed"), [("exponential", 103), ("gompertz", 111)])
 def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
-    names, ranks, diverging = ranks_of(designs[law], seed, 40, 40)
+    names, ranks, diverging = ranks_of(designs[law], seed, BATCH, BATCH)
     assert diverging.mean() < 0.01
-    assert not outside(names, ranks)
+    assert not outside(names, ranks, FALSE_ALARM)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212)])
-def test_ranks_of_two_hundred_data_sets_are_uniform(designs, law, seed):
-    names, ranks, diverging = ranks_of(designs[law], seed, 200, 40)
+def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
+    names, ranks, diverging = ranks_of(designs[law], seed, 13 * BATCH, BATCH)
     assert diverging.mean() < 0.01
-    assert not outside(names, ranks)
+    assert not outside(names, ranks, FAMILY_WISE)
 
 
 def wrong_sign(shared, growth, effect):
@@ -398,8 +407,8 @@ def wrong_sign(shared, growth, effect):
 @pytest.mark.slow
 def test_a_planted_sign_is_caught(design, monkeypatch):
     monkeypatch.setattr(vtrial.model, "coefficient_mean", wrong_sign)
-    names, ranks, _ = ranks_of(design, 303, 40, 40)
-    assert {"loss", "slowing"} & set(outside(names, ranks))
+    names, ranks, _ = ranks_of(design, 303, BATCH, BATCH)
+    assert {"loss", "slowing"} & set(outside(names, ranks, FALSE_ALARM))
 
 
 @pytest.mark.slow
@@ -411,5 +420,5 @@ def test_a_planted_scale_is_caught(design, monkeypatch):
         "LinearGaussianMarginal",
         lambda mean, covariance, sigma, *rest: honest(mean, covariance, 1.5 * sigma, *rest),
     )
-    names, ranks, _ = ranks_of(design, 404, 40, 40)
-    assert "mu_ln_sigma" in outside(names, ranks)
+    names, ranks, _ = ranks_of(design, 404, BATCH, BATCH)
+    assert "mu_ln_sigma" in outside(names, ranks, FALSE_ALARM)
