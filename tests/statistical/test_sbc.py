@@ -46,7 +46,7 @@ ROOT = np.linalg.cholesky(0.8 * PROCESS + 0.2 * np.eye(len(DAYS)))
 CLASSES = {"A": "MEK", "B": "PI3K"}
 WARMUP, KEPT, THIN = 120, 31, 8
 FAMILY_WISE = 0.05
-#: of the small one, which runs at every change: each gives the sampler other random numbers, and 5 % of them would alarm
+#: of the small one, which runs at every change: each moves the random numbers of the sampler, and 5 % would alarm
 FALSE_ALARM = 0.001
 #: fits that run side by side
 BATCH = 40
