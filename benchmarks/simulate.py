@@ -50,11 +50,13 @@ NUMBERS = {
 LESIONS_APPEAR = {"new_lesion_hazard": 0.0005, "new_lesion_power": 1.0}
 LEAVING = {"discontinuation_hazard": 0.0005, "missed_visit": 0.03}
 OWN_EXPOSURE = {"exposure_sd": 0.4, "missed_dose": 0.1}
-OPTIONAL = {*OWN_EXPOSURE, "linear_effect"}
+LATE = {"visit_delay": 3.0}
+OPTIONAL = {*OWN_EXPOSURE, *LATE, "linear_effect"}
 MORE = {
     "exposure of their own (PK)": OWN_EXPOSURE,
     "new lesions": LESIONS_APPEAR,
     "dropout and missed visits": LEAVING,
+    "late visits": LATE,
     "new lesions, dropout, missed visits, reader": LESIONS_APPEAR | LEAVING | {"reader_effect": 0.07},
 }
 

@@ -107,7 +107,8 @@ def test_draws_blocks_and_keys_give_other_patients():
 def test_all_quantities_are_independent():
     key, zero = draw_key(KEY, jnp.int32(0)), jnp.int32(0)
     deviates = deviates_of(
-        key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4, EVERYTHING._replace(exposure=True)
+        *(key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4),
+        EVERYTHING._replace(exposure=True, late_visits=True),
     )
     rows = np.concatenate([np.asarray(leaf).reshape(-1, BLOCK) for leaf in deviates])
     correlation = np.corrcoef(rows)

@@ -62,6 +62,7 @@ def law_of(**changes) -> PatientLaw:
         discontinuation_hazard=0.001,
         missed_visit=0.03,
         death_share=0.1,
+        visit_delay=5.0,
     )
     unknown = set(changes) - set(values)
     assert not unknown
@@ -93,6 +94,7 @@ QUIET = dict(
     new_lesion_hazard=0.0,
     discontinuation_hazard=0.0,
     missed_visit=0.0,
+    visit_delay=0.0,
 )
 CONSTANT = dict(ln_loss_rate=np.full(3, -40.0))  # nothing is ever lost
 
@@ -301,13 +303,54 @@ def test_what_does_not_fit_is_refused(change, message):
         simulate(**{"law": law_of(), **change})
 
 
+def test_late_visits_see_the_tumour_of_the_day_by_hand():
+    law = law_of(**QUIET | {"visit_delay": 6.0}, **CONSTANT, effect_mean=np.full((3, 2), 1.0))
+    got = trajectories(KEY, trial_of(law))
+    late = np.asarray(got.visit_day) - VISIT_DAY
+    # exponential of mean 6 days, cut off at 56 once in exp(9.3) visits
+    assert late.min() >= 0.0 and late.max() <= 56.0
+    num = late.size
+    assert abs(late.mean() - 6.0) < SIGMA * 6.0 / math.sqrt(num)
+    assert abs((late > 12.0).mean() - math.exp(-2.0)) < SIGMA * math.sqrt(math.exp(-2.0) / num)
+    # c acts alike on all days: the size is that of the actual day; float32 days of up to 336
+    rate = 0.0067 - 0.018
+    np.testing.assert_allclose(got.sld[C], 70.0 * np.exp(rate * got.visit_day / 3.0), rtol=1e-5)
+    # a is on for 14 days from each planned visit: kill 0.018, and 0.0135 on average until then; after the last, 0.009
+    drop = 0.0068 * VISIT_DAY + late * np.array([0.018, 0.018, 0.018, 0.018, 0.009]) - 0.0067 * late
+    within = late <= 14.0
+    np.testing.assert_allclose(np.asarray(got.sld[A])[within], (70.0 * np.exp(-drop / 3.0))[within], rtol=1e-5)
+
+
+def test_a_visit_is_never_later_than_the_next_is_planned():
+    got = trajectories(KEY, trial_of(law_of(**QUIET | {"visit_delay": 60.0})))
+    day = np.asarray(got.visit_day)
+    assert np.all(np.diff(day, axis=1) >= 0.0) and np.all(day[:, :-1] <= VISIT_DAY[1:]) and day.max() == 336.0
+
+
+def test_confirmation_counts_the_days_between_the_visits_that_were_made():
+    """Visits 28 days apart; a late first response is not confirmed by the visit after it, which is on time."""
+    days = 28.0 * np.arange(1, 6)
+    schedule = Schedule(jnp.arange(0.0, 141.0, 14.0), jnp.asarray([1, 3, 5, 7, 9]), jnp.asarray(days))
+    law = law_of(**QUIET, **CONSTANT, effect_mean=np.full((3, 2), 1.0))._replace(visit_delay=jnp.full(4, 4.0))
+    exposure = exposure_of()[..., :10]
+    got = trajectories(KEY, Trial(law, exposure, schedule, REGIMENS, PREVALENCE))
+    day, codes = np.asarray(got.visit_day), np.asarray(got.codes[C])
+    # c is a PR from day 95 on: at the fourth and fifth visit, some at a late third one
+    confirmed = [
+        any(one[i] == PR == one[j] and when[j] - when[i] >= 28.0 for i in range(5) for j in range(i + 1, 5))
+        for one, when in zip(codes, day, strict=True)
+    ]
+    assert 0.3 < np.mean(confirmed) < 0.9
+    np.testing.assert_array_equal(np.asarray(got.best_response[C]) == PR, confirmed)
+
+
 # ------------------------------------------------------------------------------------------------ independent reading
 
 
 def slow_course(one, law, exposure, present, bliss, deviation):
     """One patient under one regimen in float64, loops over segments and lesions; SLD as read, codes of the visits."""
     drugs = np.flatnonzero(present)
-    ln_volume, at_visit = 0.0, {}
+    ln_volume, at_visit, rates = 0.0, {}, []
     for segment, (start, end) in enumerate(pairwise(EDGES)):
         fine = start + (np.arange(50) + 0.5) / 50 * (end - start)
         decay = [np.exp(-one.loss_rate[d] * fine).mean() for d in range(3)]
@@ -325,14 +368,19 @@ def slow_course(one, law, exposure, present, bliss, deviation):
                 scale = law.kill_scale[a] * law.kill_scale[b] * decay[a] * decay[b]
                 joint += law.gamma[a, b] * math.sqrt(scale) * exposure[a, segment] * exposure[b, segment]
                 joint += deviation * together
-        ln_volume += one.growth * (law.growth_scale - joint) * (end - start)
+        rates.append(one.growth * (law.growth_scale - joint))
+        ln_volume += rates[-1] * (end - start)
         at_visit[end] = ln_volume
+    last_segment = len(rates) - 1
 
     baseline = one.diameter.sum()
     nadir = read_baseline = baseline * math.exp(one.reading[0])
     sld, codes, risk, hazard, last = [], [], 0.0, law.new_lesion_hazard, 0.0
-    for v, day in enumerate(VISIT_DAY):
-        sizes = [d * math.exp(pace * at_visit[day] / 3) for d, pace in zip(one.diameter, one.pace, strict=True)]
+    for v, planned in enumerate(VISIT_DAY):
+        late = min(one.visit_delay[v], 56.0)  # by the next planned visit at the latest
+        day = planned + late
+        ln_volume = at_visit[planned] + late * rates[min(4 * (v + 1), last_segment)]
+        sizes = [d * math.exp(pace * ln_volume / 3) for d, pace in zip(one.diameter, one.pace, strict=True)]
         now = law.new_lesion_hazard * (sum(sizes) / baseline) ** law.new_lesion_power
         risk, hazard, last = risk + (hazard + now) / 2 * (day - last), now, day
         size = sum(x for x in sizes if x >= 2.0) * math.exp(one.reading[v + 1])
@@ -350,12 +398,13 @@ def slow_course(one, law, exposure, present, bliss, deviation):
 def test_patients_one_by_one_against_a_slow_reading_of_the_equations(counts):
     law, exposure, num = law_of(), exposure_of(), 60
     got = trajectories(KEY, trial_of(law))
-    best = jax.jit(jax.vmap(partial(best_overall_response, rule=RECIST_1_1), in_axes=(0, None)))
+    best = jax.jit(jax.vmap(partial(best_overall_response, rule=RECIST_1_1)))
     draw, several = 2, [AB, BLISS]
     one_law = jax.tree.map(lambda leaf: leaf[draw], law)
     names = REGIMENS.drug_hash, REGIMENS.combination_hash[jnp.array(several)]
-    deviates = block_deviates(draw_key(KEY, jnp.int32(draw)), jnp.int32(0), *names, len(VISIT_DAY))
-    people = patients_of(one_law, deviates, PREVALENCE)
+    parts = EVERYTHING._replace(late_visits=True)
+    deviates = block_deviates(draw_key(KEY, jnp.int32(draw)), jnp.int32(0), *names, len(VISIT_DAY), parts)
+    people = patients_of(one_law, deviates, PREVALENCE, parts)
     people = jax.tree.map(lambda leaf: np.asarray(leaf[..., :num], np.float64), people)
     one_law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), one_law)
     for k in range(NUM_REGIMENS):
@@ -370,7 +419,10 @@ def test_patients_one_by_one_against_a_slow_reading_of_the_equations(counts):
         # 20 segments of ln volume of order 1 in float32, and 50 midpoints a segment
         np.testing.assert_allclose(got.sld[k, here], sld, rtol=1e-4)
         np.testing.assert_array_equal(got.codes[k, here], codes)
-        np.testing.assert_array_equal(got.best_response[k, here], best(jnp.asarray(codes), jnp.asarray(VISIT_DAY)))
+        # PD windows and confirmation are of the days on which the visits were made
+        day = got.visit_day[here]
+        np.testing.assert_allclose(day, VISIT_DAY + np.minimum(people.visit_delay, 56.0).T, rtol=1e-6)
+        np.testing.assert_array_equal(got.best_response[k, here], best(jnp.asarray(codes), day))
 
 
 def test_trajectories_are_of_the_patients_that_are_counted():
@@ -481,6 +533,8 @@ def test_sobol_patients_do_not_hang_on_what_is_asked_for():
 
 
 def test_what_a_law_does_not_have_is_left_out_without_a_change():
-    quiet = law_of(new_lesion_hazard=0.0, discontinuation_hazard=0.0, missed_visit=0.0, reader_effect=0.0)
-    assert parts_of(quiet) == Parts(*[False] * 7)
-    equal(simulate(quiet), simulate(quiet, parts=EVERYTHING))
+    none = ("new_lesion_hazard", "discontinuation_hazard", "missed_visit", "reader_effect", "visit_delay")
+    quiet = law_of(**dict.fromkeys(none, 0.0))
+    assert parts_of(quiet) == Parts(*[False] * 8)
+    equal(simulate(quiet), simulate(quiet, parts=EVERYTHING._replace(late_visits=True)))
+    equal(simulate(quiet), simulate(quiet._replace(visit_delay=None)))

@@ -86,6 +86,8 @@ class PatientLaw(NamedTuple):
         Mean over patients of hill times -ln of the share of doses taken, which is exponential over patients.
     linear_effect : Array [R] or None
         1 where a drug's effect is linear in the amount, else 0; None where none is.
+    visit_delay : Array [] or None
+        Mean number of days by which a visit is late, which is exponential over visits; None where all are on time.
     """
 
     mu_ln_growth: jax.Array
@@ -114,6 +116,7 @@ class PatientLaw(NamedTuple):
     exposure_sd: jax.Array | None = None
     missed_dose: jax.Array | None = None
     linear_effect: jax.Array | None = None
+    visit_delay: jax.Array | None = None
 
 
 class Schedule(NamedTuple):
@@ -126,7 +129,7 @@ class Schedule(NamedTuple):
     visit_segment : Array [V]
         Index of the segment that ends at each visit.
     visit_day : Array [V]
-        Days of the visits, increasing, above 0. At most 31 visits.
+        Planned days of the visits, increasing, above 0. At most 31 visits.
     """
 
     edges: jax.Array
@@ -220,6 +223,8 @@ class Deviates(NamedTuple):
         Exposure to each drug; None where all patients have the same.
     missed_dose_e : Array [] or None
         How often doses are missed.
+    visit_delay_e : Array [V] or None
+        How late each visit is; None where all are on time.
     """
 
     subgroup_u: jax.Array
@@ -241,6 +246,7 @@ class Deviates(NamedTuple):
     blinded_z: Any
     exposure_z: Any = None
     missed_dose_e: Any = None
+    visit_delay_e: Any = None
 
 
 class Patients(NamedTuple):
@@ -277,6 +283,8 @@ class Patients(NamedTuple):
     exposure : Array [R] or None
         Ln odds of each drug's effect over those of a patient of median exposure who takes every dose; None where all
         patients have the same.
+    visit_delay : Array [V] or None
+        Days by which each visit is later than planned; None where all are on time.
     """
 
     subgroup: jax.Array
@@ -293,6 +301,7 @@ class Patients(NamedTuple):
     dies: Any
     blinded: Any
     exposure: Any = None
+    visit_delay: Any = None
 
 
 class Ending(NamedTuple):
@@ -380,6 +389,8 @@ class Trajectories(NamedTuple):
         Best overall response, confirmed.
     subgroup : Array [N]
         Index of the subgroup.
+    visit_day : Array [N, V]
+        Days on which the visits are made, or would be.
     """
 
     sld_baseline: jax.Array
@@ -388,6 +399,7 @@ class Trajectories(NamedTuple):
     best_change: jax.Array
     best_response: jax.Array
     subgroup: jax.Array
+    visit_day: jax.Array
 
 
 class TimeToEvent(NamedTuple):

@@ -15,7 +15,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vtrial import sobol
 from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, PatientLaw, Patients, Regimens, Schedule
-from vtrial.course import decays, follow, on_study, read, stored, under_one_drug, under_several_drugs
+from vtrial.course import (
+    decays,
+    follow,
+    on_study,
+    read,
+    stored,
+    under_one_drug,
+    under_several_drugs,
+    visit_days,
+)
 from vtrial.endpoints import best_change, change_bin, ending
 from vtrial.patients import BLOCK, EVERYTHING, Parts, Places, block_deviates, patients_of, sobol_deviates
 from vtrial.response import (
@@ -120,7 +129,7 @@ def read_all(
 ) -> Read:
     """What is read of patients under every regimen; `wanted` as in `course.stored`."""
     schedule, regimens, cut = plan.schedule, plan.regimens, setup.single
-    day, rule = schedule.visit_day, setup.rule
+    day, rule = visit_days(patients, schedule), setup.rule
     decay, found = decays(patients.loss_rate, schedule), []
     if cut:
         found.append(under_one_drug(patients, law, decay, exposure[:cut], regimens.present[:cut], schedule, wanted))
@@ -141,7 +150,7 @@ def read_all(
 
 def _endpoints(patients: Patients, law: PatientLaw, schedule: Schedule, arm: Read, setup: Setup) -> _Endpoints:
     """What else patients in one arm show."""
-    day, rule, num_visits = schedule.visit_day, setup.rule, schedule.visit_day.shape[0]
+    day, rule, num_visits = visit_days(patients, schedule), setup.rule, schedule.visit_day.shape[0]
     course = arm.course
     left_after = jnp.full_like(course.progression, num_visits)
     if setup.parts.discontinuation:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vtrial.base import PatientLaw, Patients, Schedule
 from vtrial.exposure import TwoPoints, mean_at_level
@@ -84,6 +84,22 @@ def stored(wanted: Bool[Array, ""], make: Callable[[], T]) -> T:
     return lax.cond(wanted, make, lambda: nothing)
 
 
+def visit_days(patients: Patients, schedule: Schedule) -> Float[Array, "V *P"]:
+    """Days on which the visits are made; those planned where patients are on time.
+
+    A visit is made by the planned day of the next at the latest, the last one within the spacing of the last two, so
+    that visits keep their order.
+    """
+    if patients.visit_delay is None:
+        return schedule.visit_day
+    return schedule.visit_day[:, None] + _delay(patients.visit_delay, schedule)
+
+
+def _delay(delay: Float[Array, "V P"], schedule: Schedule) -> Float[Array, "V P"]:
+    spacing = jnp.diff(schedule.visit_day, prepend=0.0)
+    return jnp.minimum(delay, jnp.concatenate([spacing[1:], spacing[-1:]])[:, None])
+
+
 def decays(loss_rate: Float[Array, "R P"], schedule: Schedule) -> Float[Array, "R G P"]:
     """What is left of the effect of each drug in each segment (mean), under any regimen."""
     # segments and patients as batches, so that no axis of a patient's own comes after the patients
@@ -128,6 +144,7 @@ def under_one_drug(
     """Ln volume at the visits over that at baseline of a lesion of pace 1, for regimens of one drug or none.
 
     The combination rule (see `under_several_drugs`) without its logarithms and maxima, which one drug has no use for.
+    From the planned day to that of a late visit the rates of the next segment hold; after the last one, its own.
 
     Parameters
     ----------
@@ -151,6 +168,10 @@ def under_one_drug(
     to_visit = (_days_to(schedule)[:, None, None] * weight[None]).reshape(-1, len(exposure), exposure[0].size)
     effect = (patients.growth[None] * patients.effect)[:, None] * decay
     kill = _product("vkg,gp->vkp", to_visit, effect.reshape(-1, decay.shape[-1]))
+    if patients.visit_delay is not None:
+        after = _next_segment(schedule)
+        rate = _product("krv,rvp->vkp", weight[..., after], effect[:, after])
+        kill = kill + _delay(patients.visit_delay, schedule)[:, None] * rate
     return _grown(patients, law, schedule)[:, None] - kill
 
 
@@ -174,8 +195,7 @@ def _under_own_exposure(
     of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, 0, 0))
     of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, 2, None))
     kill = stored(wanted, lambda: of_segments(patients.effect, patients.exposure, decay, exposure, present))
-    kill = _product("vg,gkp->vkp", _days_to(schedule), patients.growth[None, None] * kill)
-    return _grown(patients, law, schedule)[:, None] - kill
+    return _grown(patients, law, schedule)[:, None] - _killed(patients, kill, schedule)
 
 
 def under_several_drugs(
@@ -208,8 +228,21 @@ def under_several_drugs(
     of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, None, 2, None, None))
     arguments = (patients.effect, patients.exposure, decay, patients.combination, exposure, present, bliss)
     joint = stored(wanted, lambda: of_segments(*arguments))
-    kill = _product("vg,gkp->vkp", _days_to(schedule), patients.growth[None, None] * joint)
-    return _grown(patients, law, schedule)[:, None] - kill
+    return _grown(patients, law, schedule)[:, None] - _killed(patients, joint, schedule)
+
+
+def _killed(patients: Patients, joint: Float[Array, "G K P"], schedule: Schedule) -> Float[Array, "V K P"]:
+    """Ln volume that the drugs have taken away at the visits, from the fraction of growth removed in each segment."""
+    kill = patients.growth[None, None] * joint
+    by_visit = _product("vg,gkp->vkp", _days_to(schedule), kill)
+    if patients.visit_delay is None:
+        return by_visit
+    return by_visit + _delay(patients.visit_delay, schedule)[:, None] * kill[_next_segment(schedule)]
+
+
+def _next_segment(schedule: Schedule) -> Int[Array, " V"]:
+    """The segment that begins at each planned visit; the last one has none, and keeps its own."""
+    return jnp.minimum(schedule.visit_segment + 1, schedule.edges.shape[0] - 2)
 
 
 def _days_to(schedule: Schedule) -> Float[Array, "V G"]:
@@ -224,7 +257,8 @@ def _product(how: str, one: Array, two: Array) -> Array:
 
 def _grown(patients: Patients, law: PatientLaw, schedule: Schedule) -> Float[Array, "V P"]:
     """Ln volume at the visits without any drug."""
-    return schedule.visit_day[:, None] * (patients.growth * law.growth_scale)[None]
+    day, growth = visit_days(patients, schedule), patients.growth * law.growth_scale
+    return (day[:, None] if day.ndim == 1 else day) * growth[None]
 
 
 def follow(
@@ -279,7 +313,7 @@ def follow(
 
     hazard = jnp.broadcast_to(law.new_lesion_hazard, true.shape)
     start = (sld_baseline, jnp.zeros_like(true), hazard)
-    interval = jnp.diff(schedule.visit_day, prepend=0.0)
+    interval = jnp.diff(visit_days(patients, schedule), axis=0, prepend=0.0)
     _, (seen, new_lesion, sld, codes) = lax.scan(visit, start, (ln_volume, interval, patients.reading[1:], assessed))
     return Assessed(true, seen, new_lesion, assessed), Reading(sld_baseline, sld, codes)
 
@@ -308,4 +342,5 @@ def _made(patients: Patients, law: PatientLaw, schedule: Schedule, parts: Parts)
 
 def on_study(patients: Patients, law: PatientLaw, schedule: Schedule) -> Bool[Array, "V P"]:
     """Whether the patient has not left before each visit, for reasons other than progression."""
-    return (law.discontinuation_hazard * schedule.visit_day)[:, None] <= patients.discontinuation_e[None]
+    hazard = law.discontinuation_hazard * visit_days(patients, schedule)
+    return (hazard[:, None] if hazard.ndim == 1 else hazard) <= patients.discontinuation_e[None]

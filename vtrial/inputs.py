@@ -21,7 +21,7 @@ from vtrial.store import default_run_dir, file_sha256
 from vtrial.table import fold
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
-RUN_FORMAT = 5
+RUN_FORMAT = 6
 #: what else to do about a drug of the table that no prior knows
 UNKNOWN = ", or give its class here; a combination with a name of its own has its drugs in data.aliases (Combo: A + B)"
 DATA_SETTINGS = (

@@ -52,6 +52,7 @@ _STREAM = {
     "blinded_z": 16,
     "exposure_z": 17,
     "missed_dose_e": 18,
+    "visit_delay_e": 19,
 }
 
 
@@ -60,6 +61,7 @@ _STREAM = {
 _EFFECT, _GROWTH, _COMBINATION, _LOSS_RATE, _PACE, _SLD, _SIZE = (0, 1, 2, 3), 4, (5, 6), 7, 8, 13, 14
 _LESIONS, _SUBGROUP, _NEW_LESION, _DISCONTINUATION, _DEATH, _READER, _BLINDED_READER = 19, 20, 21, 22, 23, 24, 25
 _READING, _MISSED, _BLINDED, _MISSED_DOSE, _EXPOSURE, _MORE = 26, 58, 89, 121, (122, 123, 124, 125), 126
+_VISIT_DELAY = 256  # the numbers from _MORE up to here are three a drug or combination beyond the first few
 
 
 class Parts(NamedTuple):
@@ -73,6 +75,8 @@ class Parts(NamedTuple):
         Only for the endpoints that read them.
     exposure : bool
         Whether patients differ in exposure (`PatientLaw.exposure_sd`).
+    late_visits : bool
+        Whether visits are late (`PatientLaw.visit_delay`).
     lesions : int or None
         Target lesions of everybody (fewer where the sum of diameters has no room), in place of the law's mean number.
     """
@@ -84,6 +88,7 @@ class Parts(NamedTuple):
     death: bool = True
     blinded: bool = True
     exposure: bool = False
+    late_visits: bool = False
     lesions: int | None = None
 
 
@@ -129,6 +134,7 @@ def parts_of(law: PatientLaw) -> Parts:
         death=False,
         blinded=False,
         exposure=law.exposure_sd is not None,
+        late_visits=law.visit_delay is not None and some(law.visit_delay),
     )
 
 
@@ -192,7 +198,10 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
 
     def of_place(first: tuple[int, ...], beyond: int, place: int) -> int:
         # the few drugs and combinations there are take the first dimensions, any others every third beyond the last
-        return first[place] if place < len(first) else beyond + 3 * (place - len(first))
+        own = first[place] if place < len(first) else beyond + 3 * (place - len(first))
+        if own >= _VISIT_DELAY:
+            raise ValueError(f"the Sobol sequence has no room for {place + 1} drugs or combinations of a cohort")
+        return own
 
     lesions = parts.lesions or MAX_LESIONS
     return {
@@ -215,6 +224,7 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
         "blinded_z": some(_BLINDED, num_visits + 1, parts.blinded),
         "exposure_z": [of_place(_EXPOSURE, _MORE + 2, place) for place in places.drug if parts.exposure],
         "missed_dose_e": some(_MISSED_DOSE, 1, parts.exposure),
+        "visit_delay_e": some(_VISIT_DELAY, num_visits, parts.late_visits),
     }
 
 
@@ -227,6 +237,7 @@ _SEVERAL = (
     "missed_u",
     "blinded_z",
     "exposure_z",
+    "visit_delay_e",
 )
 
 
@@ -330,6 +341,7 @@ def block_deviates(
         blinded_z=each("blinded_z", normal, reading, parts.blinded),
         exposure_z=each("exposure_z", normal, drug_hash, parts.exposure),
         missed_dose_e=one("missed_dose_e", exponential, parts.exposure),
+        visit_delay_e=each("visit_delay_e", exponential, reading[1:], parts.late_visits),
     )
 
 
@@ -397,6 +409,10 @@ def patients_of(
         assert law.exposure_sd is not None and law.missed_dose is not None
         missed = law.missed_dose[:, None] * deviates.missed_dose_e[None]
         exposure = law.exposure_sd[:, None] * deviates.exposure_z - missed
+    visit_delay = None
+    if deviates.visit_delay_e is not None:
+        assert law.visit_delay is not None
+        visit_delay = law.visit_delay * deviates.visit_delay_e
 
     return Patients(
         subgroup=subgroup,
@@ -413,4 +429,5 @@ def patients_of(
         dies=deviates.death_u < law.death_share if parts.death else None,
         blinded=reading(deviates.blinded_reader_z, deviates.blinded_z) if parts.blinded else None,
         exposure=exposure,
+        visit_delay=visit_delay,
     )

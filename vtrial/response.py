@@ -1,7 +1,8 @@
 """Reading out patients: sums of diameters over visits -> response by RECIST. Mice are read in :mod:`vtrial.mrecist`.
 
 Everything here is written for ONE patient. A patient has few visits (V <= 31), so their loops are unrolled, and nothing
-depends on the data: a visit may as well be a vector over patients, by vmap or with the patients as last axis.
+depends on the data: a visit may as well be a vector over patients, by vmap or with the patients as last axis; so may
+its day, where patients come late.
 
 Axis letter: V visits. Sizes are in mm (sum of longest diameters, `sld`), times in days.
 """
@@ -217,7 +218,7 @@ def _before_first(members: Array) -> Array:
     return (members & -members) - 1
 
 
-def course_of(visit_codes: Int[Array, "V *P"], day: Float[Array, " V"], rule: RecistRule) -> Course:
+def course_of(visit_codes: Int[Array, "V *P"], day: Float[Array, "V *D"], rule: RecistRule) -> Course:
     """Cut a series of visits at its first progression.
 
     After a CR, SD is read as PD (Table 3: CR, SD is never a response, "otherwise PD"), and PR too if the rule says so.
@@ -235,7 +236,7 @@ def course_of(visit_codes: Int[Array, "V *P"], day: Float[Array, " V"], rule: Re
     return Course(complete & before, partial & before, stable & before, nonevaluable & before, first)
 
 
-def _in_window(visit_codes: Int[Array, "V *P"], day: Float[Array, " V"], most_days: float) -> Array:
+def _in_window(visit_codes: Int[Array, "V *P"], day: Float[Array, "V *D"], most_days: float) -> Array:
     """The visits no more than so many days after the evaluable visit before them."""
     last, timely = jnp.zeros((), day.dtype), []
     for code, this_day in zip(jnp.unstack(visit_codes), jnp.unstack(day), strict=True):
@@ -252,7 +253,7 @@ def _within(members: Array, visit: int, allowed: int) -> Array:
     return _before_first(after)
 
 
-def confirmed_visits(course: Course, day: Float[Array, " V"], rule: RecistRule) -> tuple[Array, Array]:
+def confirmed_visits(course: Course, day: Float[Array, "V *D"], rule: RecistRule) -> tuple[Array, Array]:
     """The visits at which a confirmed response (CR or PR), and those at which a confirmed CR starts.
 
     A response is confirmed by a later CR or PR at least `confirm_days` after it with no more than the allowed NE and SD
@@ -264,7 +265,8 @@ def confirmed_visits(course: Course, day: Float[Array, " V"], rule: RecistRule) 
     for visit, this_day in enumerate(days):
         this = 1 << visit
         # confirm_days may be 0, but a visit never confirms itself.
-        late_enough = _set_of(other - this_day >= rule.confirm_days for other in days) & -(2 << visit)
+        later = (other - this_day >= rule.confirm_days for other in days[visit + 1 :])
+        late_enough = _set_of([*[False] * (visit + 1), *later])
         reach = late_enough & _within(course.nonevaluable, visit, rule.max_nonevaluable_between)
         by_any = reach & course.response & _within(course.stable, visit, rule.max_stable_between)
         # No SD to look for: after a CR it would have ended the course.
@@ -318,7 +320,7 @@ def best_overall_response(
     return best_of(course, response, complete, day, rule)
 
 
-def best_of(course: Course, response: Array, complete: Array, day: Float[Array, " V"], rule: RecistRule) -> Array:
+def best_of(course: Course, response: Array, complete: Array, day: Float[Array, "V *D"], rule: RecistRule) -> Array:
     """Best overall response from the visits at which responses start; see `best_overall_response`."""
     lasting = (course.response | course.stable) & _set_of(one >= rule.min_sd_days for one in jnp.unstack(day))
     best = jnp.where(course.progression != 0, PD, NE)

@@ -24,16 +24,16 @@ SWIMMER = [*KEYS, "subgroup", "patient", "response", "response_day", "end_day", 
 
 @partial(jax.jit, static_argnames=("rule", "confirmation"))
 def _read(codes, day, *, rule: RecistRule, confirmation: bool):
-    """Best response, time to response and to progression of courses [N, V]."""
+    """Best response, time to response and to progression of courses [N, V] with visits on days [N, V]."""
 
-    def one(own):
+    def one(own, day):
         return (
             best_overall_response(own, day, confirmation=confirmation, rule=rule),
             time_to_response(own, day, confirmation=confirmation, rule=rule),
             time_to_progression(own, day, rule=rule),
         )
 
-    return jax.vmap(one)(codes)
+    return jax.vmap(one)(codes, day)
 
 
 def sample_tables(
@@ -56,7 +56,7 @@ def sample_tables(
     patient = np.arange(len(group)) + 1
     waterfall, spider, swimmer = [], [], []
     for k, arm in enumerate(plan.arms):
-        read = _read(course.codes[k], plan.schedule.visit_day, rule=rule, confirmation=confirmation)
+        read = _read(course.codes[k], course.visit_day, rule=rule, confirmation=confirmation)
         best, start, end = jax.tree.map(np.asarray, read)
         who = {
             "tumour_type": tumour_type,
@@ -70,17 +70,19 @@ def sample_tables(
         swimmer.append(
             pd.DataFrame(who | days | {"end": np.where(end.event, "progression", "censored")}, columns=SWIMMER)
         )
-        spider += [(tumour_type, arm, *row) for row in _spider_rows(plan, course, k)]
+        spider += [(tumour_type, arm, *row) for row in _spider_rows(course, k)]
     lines = pd.DataFrame(spider, columns=SPIDER)
     return pd.concat(waterfall, ignore_index=True), lines, pd.concat(swimmer, ignore_index=True)
 
 
-def _spider_rows(plan: CohortPlan, course: Trajectories, k: int) -> list[tuple[int, float, float]]:
-    baseline, sld, codes = (np.asarray(x) for x in (course.sld_baseline, course.sld[k], course.codes[k]))
+def _spider_rows(course: Trajectories, k: int) -> list[tuple[int, float, float]]:
+    baseline, sld, codes, days = map(
+        np.asarray, (course.sld_baseline, course.sld[k], course.codes[k], course.visit_day)
+    )
     rows = []
     for i in range(len(baseline)):
         rows.append((i + 1, 0.0, 0.0))
-        for day, size, code in zip(np.asarray(plan.schedule.visit_day), sld[i], codes[i], strict=True):
+        for day, size, code in zip(days[i], sld[i], codes[i], strict=True):
             if code == NE:
                 continue
             rows.append((i + 1, float(day), float(100.0 * (size / baseline[i] - 1.0))))

@@ -26,8 +26,8 @@ BLOCK = 1 << BLOCK_BITS
 
 BLOCKS_PER_NET = 1 << (NET_BITS - BLOCK_BITS)
 
-#: what a draw has shifts for; 126 of them, and three a drug or combination beyond the first few
-MAX_DIMENSIONS = 256
+#: what a draw has shifts for; raising it moves no point, since the bits of a shift hang on its place alone
+MAX_DIMENSIONS = 288
 
 
 class Points(NamedTuple):

@@ -262,6 +262,7 @@ def plan_cohort(
         new_lesion_power=patient("new_lesion_power"),
         discontinuation_hazard=patient("discontinuation_hazard"),
         missed_visit=patient("missed_visit"),
+        visit_delay=patient("visit_delay"),
         death_share=patient("death_share"),
         **between_patients(drugs, cohort.tumour_type, sampler, priors),
     )

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from vtrial import sobol
 from vtrial.base import Counts, EndpointCounts, PatientLaw, Schedule, Trajectories, Trial
 from vtrial.counting import Plan, Setup, block_of_patients, count_block, read_all, shift_of
-from vtrial.course import stored
+from vtrial.course import stored, visit_days
 from vtrial.endpoints import best_change
 from vtrial.patients import BLOCK, Numbers, Parts, draw_key, parts_of, places_of, sobol_points
 from vtrial.response import RECIST_1_1, RecistRule
@@ -272,9 +272,10 @@ def _trajectories(key, first_draw, law, exposure, plan, *, setup, patients_per_d
         reading = found.reading
         change = jax.vmap(best_change)(reading.sld, reading.sld_baseline, reading.codes)
         sld, codes = (jnp.moveaxis(each, 1, -1) for each in (reading.sld, reading.codes.astype(jnp.int32)))
-        return Trajectories(
-            reading.sld_baseline[0], sld, codes, change, found.confirmed.astype(jnp.int32), first.subgroup
-        )
+        day = visit_days(first, plan.schedule)
+        day = jnp.broadcast_to(day if day.ndim == 1 else day.T, (patients_per_draw, day.shape[0]))
+        best = found.confirmed.astype(jnp.int32)
+        return Trajectories(reading.sld_baseline[0], sld, codes, change, best, first.subgroup, day)
 
     draws = first_draw + jnp.arange(exposure.shape[0], dtype=jnp.int32)
     courses = lax.map(one_draw, (draws, law, exposure))
@@ -284,4 +285,5 @@ def _trajectories(key, first_draw, law, exposure, plan, *, setup, patients_per_d
     for name in ("sld", "codes", "best_change", "best_response"):
         leaf = jnp.moveaxis(getattr(courses, name), 0, 1)[given]  # [K, D, patients, ...]
         by_regimen[name] = leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
-    return Trajectories(**by_patient, **by_regimen)
+    visit_day = courses.visit_day.reshape(-1, courses.visit_day.shape[-1])
+    return Trajectories(**by_patient, **by_regimen, visit_day=visit_day)
