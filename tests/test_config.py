@@ -174,6 +174,8 @@ BAD = [
     ("responders: 34", "responders: 134", 31, ["observed.0.responders:", "above patients (109)", "found 134"]),
     (', source: "RAMP 201"', "", 31, ["observed.0.source:", "is missing", "counts come from"]),
     ("num_patients: 57", "num_patient: 57", 35, ["arms.1.num_patient:", "did you mean 'num_patients'"]),
+    ("num_patients: 57", "discontinuation: -1", 35, ["arms.1.discontinuation:", "or equal to 0", "found -1"]),
+    ("num_patients: 57", "discontinuation: 2 x", 35, ["arms.1.discontinuation:", "must be a number", "found '2 x'"]),
     ("report: {patients_shown: 20}", "report:", 36, ["report:", "must be a mapping", "found nothing"]),
     ("warmup: 200", "warmpu: 200", 38, ["fit.warmpu:", "did you mean 'warmup'"]),
     ("  trial:\n    draws", "  trail:\n    draws", 39, ["quick.trail:", "did you mean 'trial'", "may hold data, fit"]),

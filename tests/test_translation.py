@@ -349,6 +349,16 @@ def test_the_key_decides_and_a_new_prior_leaves_the_others(priors, fixed):
     np.testing.assert_array_equal(one.entry(name), PriorSampler(KEY, fixed, 20).entry(name))
 
 
+def test_an_arm_has_the_discontinuation_that_the_experiment_says(priors):
+    listed = [{"name": "a", "drugs": {"avutometinib": AVUTOMETINIB}}, {"name": "both", "drugs": BOTH}]
+    cohort = Cohort.model_validate({"tumour_type": "LGSOC", "arms": listed})
+    assert plan(cohort, posterior(), priors).regimens.discontinuation is None
+    listed[1]["discontinuation"] = 1.5
+    found = plan(Cohort.model_validate({"tumour_type": "LGSOC", "arms": listed}), posterior(), priors).regimens
+    # the null models of the combination (each drug alone, Bliss) are of its arm
+    np.testing.assert_array_equal(found.discontinuation, [1.0, 1.5, 1.5, 1.5, 1.5])
+
+
 # ------------------------------------------------------------------------------------------------ schedule and exposure
 
 

@@ -289,6 +289,43 @@ def test_new_lesions_and_discontinuation_follow_their_hazards():
         assert abs(counts[code] / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
 
 
+def test_arms_differ_in_how_many_leave_and_not_in_who_would():
+    # tumours that do not move: SD to the end, unless nobody looks; a threefold hazard in the combination, none in c
+    leaving, ratio = 0.002, [1.0, 3.0, 0.0]
+    law = law_of(
+        **QUIET | {"discontinuation_hazard": leaving},
+        growth_scale=0.0,
+        effect_mean=np.zeros((3, 2)),
+        gamma=np.zeros((3, 3)),
+    )
+    regimens = lay_out(DRUGS, [["a"], ["a", "b"], ["c"]], ratio)
+    # the null models of the combination are of its arm
+    np.testing.assert_array_equal(regimens.discontinuation, [1.0, 3.0, 0.0, 3.0, 3.0, 3.0])
+    asked = trial.Endpoints(NUM_ARMS)
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1)
+    counts, more = trial.simulate(
+        KEY, Trial(law, exposure_of(), SCHEDULE, regimens, PREVALENCE), endpoints=asked, **settings
+    )
+    none, num = np.asarray(counts.best_response)[..., NE].sum(axis=(0, 2)), NUM_DRAWS * NUM_PATIENTS
+    for k, times in enumerate(regimens.discontinuation.tolist()):
+        share = 1.0 - math.exp(-times * leaving * 56)
+        assert abs(none[k] / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+    np.testing.assert_array_equal(num - none[:NUM_ARMS], more.evaluable.sum(axis=(0, 2)))
+    # who leaves before the last visit and dies then has no progression before it: of c, nobody
+    deaths = np.asarray(more.course)[..., 2].sum(axis=(0, 2, 3, 4))
+    assert deaths[2] == 0
+    for k in (A, AB):
+        share = 0.1 * (1.0 - math.exp(-ratio[k] * leaving * 280))
+        assert abs(deaths[k] / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+    # an arm with the factor 1 has the patients that it has without any factor, in another order of arms too
+    plain = simulate(law)
+    np.testing.assert_array_equal(counts.best_response[:, A], plain.best_response[:, A])
+    turned = lay_out(DRUGS, [["c"], ["a", "b"], ["a"]], ratio[::-1])
+    turned = simulate(law, regimens=turned)
+    np.testing.assert_array_equal(turned.best_response[:, :3], np.asarray(counts.best_response)[:, [C, AB, A]])
+    assert lay_out(DRUGS, [["a"], ["b"]], [1.0, 1.0]).discontinuation is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

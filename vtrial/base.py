@@ -154,6 +154,8 @@ class Regimens(NamedTuple):
         Number of each drug's name, uint32: the random numbers of a drug hang on its name, not on its place.
     combination_hash : Array [K]
         Number of the set of drugs given together, uint32.
+    discontinuation : Array [K] or None
+        Hazard of leaving over that of the law (`PatientLaw.discontinuation_hazard`); None where all regimens have 1.
     """
 
     present: jax.Array
@@ -162,6 +164,7 @@ class Regimens(NamedTuple):
     arm: jax.Array
     drug_hash: jax.Array
     combination_hash: jax.Array
+    discontinuation: jax.Array | None = None
 
 
 class Trial(NamedTuple):

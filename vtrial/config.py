@@ -162,6 +162,12 @@ class Arm(Section):
     drugs: dict[Text, Dosing] = Field(min_length=1, description="drug: dose and schedule")
     observed: Annotated[tuple[Observed, ...], listed] = Field(default=(), description="published counts")
     num_patients: Count | None = Field(default=None, description="size of the predictive trial; null for that observed")
+    discontinuation: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="hazard of leaving other than by progression, over that of the priors (discontinuation_hazard)",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Arm:

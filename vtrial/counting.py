@@ -137,24 +137,31 @@ def read_all(
         rows = (exposure[cut:], regimens.present[cut:], regimens.bliss[cut:])
         found.append(under_several_drugs(patients, law, decay, *rows, schedule, wanted))
 
-    def of_regimen(ln_volume):
-        scans, reading = follow(patients, ln_volume, law, schedule, rule, setup.parts)
+    def of_regimen(ln_volume, discontinuation):
+        scans, reading = follow(patients, ln_volume, law, schedule, rule, setup.parts, discontinuation)
         course = course_of(reading.codes, day, rule)
         confirmed, unconfirmed = confirmed_visits(course, day, rule), unconfirmed_visits(course)
         response = confirmed[0] if setup.confirmation else unconfirmed[0]
         best = (best_of(course, *visits, day, rule) for visits in (confirmed, unconfirmed))
         return Read(scans, reading, course, response, *best)
 
-    return jax.vmap(of_regimen, in_axes=1)(jnp.concatenate(found, axis=1))
+    return jax.vmap(of_regimen, in_axes=(1, 0))(jnp.concatenate(found, axis=1), regimens.discontinuation)
 
 
-def _endpoints(patients: Patients, law: PatientLaw, schedule: Schedule, arm: Read, setup: Setup) -> _Endpoints:
+def _endpoints(
+    patients: Patients,
+    law: PatientLaw,
+    schedule: Schedule,
+    arm: Read,
+    discontinuation: Float[Array, ""] | None,
+    setup: Setup,
+) -> _Endpoints:
     """What else patients in one arm show."""
     day, rule, num_visits = visit_days(patients, schedule), setup.rule, schedule.visit_day.shape[0]
     course = arm.course
     left_after = jnp.full_like(course.progression, num_visits)
     if setup.parts.discontinuation:
-        left_after = jnp.sum(on_study(patients, law, schedule), axis=0, dtype=jnp.int32)
+        left_after = jnp.sum(on_study(patients, law, schedule, discontinuation), axis=0, dtype=jnp.int32)
     end = ending(course, arm.response, left_after, patients.dies, num_visits)
     blinded = None
     if setup.parts.blinded:
@@ -222,8 +229,9 @@ def count_block(
         flat = jnp.zeros(setup.arms * num_groups * size, jnp.int32).at[place.ravel()].add(number.ravel())
         return flat.reshape(setup.arms, num_groups, size)
 
-    arms = jax.tree.map(lambda leaf: leaf[setup.rows], found)
-    more = jax.vmap(lambda arm: _endpoints(patients, law, schedule, arm, setup))(arms)
+    # the second is None where no regimen has its own, and then a tree without leaves
+    arms, leaving = jax.tree.map(lambda leaf: leaf[setup.rows], (found, regimens.discontinuation))
+    more = jax.vmap(lambda arm, ratio: _endpoints(patients, law, schedule, arm, ratio, setup))(arms, leaving)
     size = num_visits + 1
     course = histogram(more.course, size * size * 3)
     blinded = both = None

@@ -268,6 +268,7 @@ def follow(
     schedule: Schedule,
     rule: RecistRule,
     parts: Parts = EVERYTHING,
+    discontinuation: Float[Array, ""] | None = None,
 ) -> tuple[Assessed, Reading]:
     """What there is to be read at the visits under one regimen, and what the local reader reads.
 
@@ -285,12 +286,14 @@ def follow(
         Visits; what is simulated.
     rule
         How they are read.
+    discontinuation
+        Of the regimen, see `Regimens`.
     """
     diameters = jnp.unstack(patients.diameter)
     paces = [DIAMETER_PER_VOLUME * pace for pace in jnp.unstack(patients.pace)]
     true = sum(diameters[1:], start=diameters[0])
     sld_baseline = true * jnp.exp(patients.reading[0])
-    assessed = _made(patients, law, schedule, parts)
+    assessed = _made(patients, law, schedule, parts, discontinuation)
 
     def visit(before, here):
         nadir, risk, hazard = before
@@ -332,15 +335,24 @@ def read(found: Assessed, reading: Float[Array, "V_plus_1 P"], rule: RecistRule)
     return Reading(sld_baseline, sld, codes)
 
 
-def _made(patients: Patients, law: PatientLaw, schedule: Schedule, parts: Parts) -> Bool[Array, "V P"]:
+def _made(
+    patients: Patients,
+    law: PatientLaw,
+    schedule: Schedule,
+    parts: Parts,
+    discontinuation: Float[Array, ""] | None,
+) -> Bool[Array, "V P"]:
     """Whether each visit is made."""
     made = jnp.ones((schedule.visit_day.shape[0], patients.growth.shape[0]), bool)
     if parts.discontinuation:
-        made = on_study(patients, law, schedule)
+        made = on_study(patients, law, schedule, discontinuation)
     return made & ~patients.missed if parts.missed_visits else made
 
 
-def on_study(patients: Patients, law: PatientLaw, schedule: Schedule) -> Bool[Array, "V P"]:
-    """Whether the patient has not left before each visit, for reasons other than progression."""
+def on_study(
+    patients: Patients, law: PatientLaw, schedule: Schedule, discontinuation: Float[Array, ""] | None = None
+) -> Bool[Array, "V P"]:
+    """Whether the patient has not left before each visit, for reasons other than progression; see `follow`."""
     hazard = law.discontinuation_hazard * visit_days(patients, schedule)
+    hazard = hazard if discontinuation is None else discontinuation * hazard
     return (hazard[:, None] if hazard.ndim == 1 else hazard) <= patients.discontinuation_e[None]

@@ -148,7 +148,9 @@ def _combination_hash(drugs: Iterable[str]) -> int:
     return zlib.crc32("\n".join(sorted(drugs)).encode())
 
 
-def lay_out(drugs: Sequence[str], arms: Sequence[Sequence[str]]) -> Regimens:
+def lay_out(
+    drugs: Sequence[str], arms: Sequence[Sequence[str]], discontinuation: Sequence[float] | None = None
+) -> Regimens:
     """The regimens to simulate: the arms in their order, then what the null models of every combination need.
 
     A combination of n drugs adds n regimens of one drug each at the doses of the arm (independent action, best single)
@@ -160,6 +162,8 @@ def lay_out(drugs: Sequence[str], arms: Sequence[Sequence[str]]) -> Regimens:
         All drugs of the cohort, in the order of axis R.
     arms
         Drugs of each arm; an arm without drugs is allowed.
+    discontinuation
+        Hazard of leaving in each arm, and in its null models, over that of the law; None, or 1 throughout: no change.
 
     Raises
     ------
@@ -175,6 +179,9 @@ def lay_out(drugs: Sequence[str], arms: Sequence[Sequence[str]]) -> Regimens:
         if len(members) > 1:
             parts[arm] = list(range(len(rows), len(rows) + len(members)))
             rows += [(arm, (drug,), False) for drug in members] + [(arm, tuple(members), True)]
+    ratio = None
+    if discontinuation is not None and any(one != 1.0 for one in discontinuation):
+        ratio = jnp.asarray([discontinuation[arm] for arm, _, _ in rows], jnp.float32)
     return Regimens(
         present=jnp.asarray([[drug in members for drug in drugs] for _, members, _ in rows], bool),
         bliss=jnp.asarray([bliss for _, _, bliss in rows], bool),
@@ -182,6 +189,7 @@ def lay_out(drugs: Sequence[str], arms: Sequence[Sequence[str]]) -> Regimens:
         arm=jnp.asarray([arm for arm, _, _ in rows], jnp.int32),
         drug_hash=drug_hash(drugs),
         combination_hash=jnp.asarray([_combination_hash(members) for _, members, _ in rows], jnp.uint32),
+        discontinuation=ratio,
     )
 
 

@@ -90,7 +90,11 @@ def arms_alone(plan: CohortPlan) -> CohortPlan:
     """The plan without the regimens of the null models; the patients are the same."""
     n, regimens = len(plan.arms), plan.regimens
     cut = {name: getattr(regimens, name)[:n] for name in ("present", "bliss", "arm", "combination_hash")}
-    return plan._replace(exposure=plan.exposure[:, :n], regimens=regimens._replace(**cut, parts=regimens.parts[:n, :n]))
+    ratio = regimens.discontinuation
+    regimens = regimens._replace(
+        **cut, parts=regimens.parts[:n, :n], discontinuation=None if ratio is None else ratio[:n]
+    )
+    return plan._replace(exposure=plan.exposure[:, :n], regimens=regimens)
 
 
 def simulate_arms(

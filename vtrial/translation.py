@@ -270,7 +270,7 @@ def plan_cohort(
 
     dosings = [{priors.drug(d).name: dosing.to_dosing() for d, dosing in arm.drugs.items()} for arm in cohort.arms]
     schedule = _schedule(visits.days(), [d for arm in dosings for d in arm.values()])
-    regimens = lay_out(drugs, [tuple(arm) for arm in dosings])
+    regimens = lay_out(drugs, [tuple(arm) for arm in dosings], [arm.discontinuation for arm in cohort.arms])
     curves = arm_exposure(schedule.edges, dosings, drugs, cohort.tumour_type, sampler, priors)
     return CohortPlan(
         law=law,

@@ -168,9 +168,11 @@ def _laid_out(trial: Trial, rule: RecistRule, numbers: Numbers) -> tuple[Patient
     several = [number > 1 for number in jnp.sum(regimens.present, axis=1).tolist()]
     order = tuple(sorted(range(len(several)), key=lambda k: several[k]))
     rows = jnp.asarray(order, jnp.int32)
+    ratio = regimens.discontinuation
     regimens = regimens._replace(
         **{name: getattr(regimens, name)[rows] for name in ("present", "bliss", "arm", "combination_hash")},
         parts=regimens.parts[rows][:, rows],
+        discontinuation=None if ratio is None else jnp.asarray(ratio, jnp.float32)[rows],
     )
     single = several.count(False)
     quasi = numbers == "sobol"
