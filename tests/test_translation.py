@@ -349,6 +349,26 @@ def test_the_key_decides_and_a_new_prior_leaves_the_others(priors, fixed):
     np.testing.assert_array_equal(one.entry(name), PriorSampler(KEY, fixed, 20).entry(name))
 
 
+def test_a_class_may_lower_the_hazard_of_new_lesions(priors, tmp_path):
+    arms = {"a": {"avutometinib": AVUTOMETINIB}, "both": BOTH}
+    assert plan(cohort_of("LGSOC", arms), posterior(), priors).law.ln_new_lesion_ratio is None, "nothing by default"
+    own = dict(family="lognormal", parameters={"median": 0.7, "sigma": 0.3}, unit="1", source="-", certainty="assumed")
+    file = tmp_path / "fak.yaml"
+
+    def with_entry(**changes):
+        entry = {**own, **changes, "note": "-"}
+        file.write_text(yaml.safe_dump({"classes": {"FAK": {"new_lesion_hazard_ratio": entry}}}))
+        return plan(cohort_of("LGSOC", arms), posterior(size=400), load_priors([file]))
+
+    found = with_entry()
+    values = np.asarray(found.law.ln_new_lesion_ratio, float)
+    assert found.drugs == ("avutometinib", "defactinib") and not values[:, 0].any()
+    # 400 draws of Normal(ln 0.7, 0.3)
+    assert abs(values[:, 1].mean() - np.log(0.7)) < 5 * 0.3 / 20
+    with pytest.raises(InputError, match=r"fak.yaml:3: classes.FAK.new_lesion_hazard_ratio: .*must be above 0"):
+        with_entry(family="normal", parameters={"loc": 0.5, "scale": 1.0})
+
+
 def test_an_arm_has_the_discontinuation_that_the_experiment_says(priors):
     listed = [{"name": "a", "drugs": {"avutometinib": AVUTOMETINIB}}, {"name": "both", "drugs": BOTH}]
     cohort = Cohort.model_validate({"tumour_type": "LGSOC", "arms": listed})

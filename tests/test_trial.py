@@ -289,6 +289,34 @@ def test_new_lesions_and_discontinuation_follow_their_hazards():
         assert abs(counts[code] / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
 
 
+def test_a_drug_lowers_the_hazard_of_new_lesions_while_it_acts():
+    # tumours that do not move: SD unless a new lesion is there; a is at 0.9 and 0.45 by turns, b and c at 0.9
+    hazard, ratio = 0.006, np.array([0.5, 1.0, 2.0])
+    law = law_of(
+        **QUIET | {"new_lesion_hazard": hazard},
+        growth_scale=0.0,
+        effect_mean=np.zeros((3, 2)),
+        gamma=np.zeros((3, 3)),
+    )
+    plain = simulate(law).best_response
+    ln_ratio = jnp.broadcast_to(jnp.asarray(np.log(ratio), jnp.float32), (NUM_DRAWS, 3))
+    counts = simulate(law._replace(ln_new_lesion_ratio=ln_ratio)).best_response
+    num = NUM_DRAWS * NUM_PATIENTS
+    of_a, of_c = (0.5**0.9 + 0.5**0.45) / 2, 2.0**0.9
+    for regimen, times in ((A, of_a), (AB, of_a), (C, of_c), (PART_A, of_a), (BLISS, of_a)):
+        share = 1.0 - math.exp(-times * hazard * 56)
+        found = counts[:, regimen, :, PD].sum() / num
+        assert abs(found - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+    # b does nothing, and the patients are the same
+    np.testing.assert_array_equal(counts[:, PART_B], plain[:, PART_B])
+    # patients who have an exposure of their own: the same hazard from the means of the two points
+    none = dict(exposure_sd=jnp.zeros((NUM_DRAWS, 3)), missed_dose=jnp.zeros((NUM_DRAWS, 3)))
+    mean = exposure_of()
+    points = jnp.stack([mean, mean, jnp.zeros_like(mean)], axis=-1)
+    own = simulate(law._replace(ln_new_lesion_ratio=ln_ratio, **none), points).best_response
+    np.testing.assert_array_equal(own, counts)
+
+
 def test_arms_differ_in_how_many_leave_and_not_in_who_would():
     # tumours that do not move: SD to the end, unless nobody looks; a threefold hazard in the combination, none in c
     leaving, ratio = 0.002, [1.0, 3.0, 0.0]

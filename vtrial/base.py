@@ -88,6 +88,8 @@ class PatientLaw(NamedTuple):
         1 where a drug's effect is linear in the amount, else 0; None where none is.
     visit_delay : Array [] or None
         Mean number of days by which a visit is late, which is exponential over visits; None where all are on time.
+    ln_new_lesion_ratio : Array [R] or None
+        Ln of what each drug makes of the hazard of a new lesion at effect-time curve 1; None where none does anything.
     """
 
     mu_ln_growth: jax.Array
@@ -117,6 +119,7 @@ class PatientLaw(NamedTuple):
     missed_dose: jax.Array | None = None
     linear_effect: jax.Array | None = None
     visit_delay: jax.Array | None = None
+    ln_new_lesion_ratio: jax.Array | None = None
 
 
 class Schedule(NamedTuple):

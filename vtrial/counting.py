@@ -18,6 +18,7 @@ from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, PatientLaw, Patient
 from vtrial.course import (
     decays,
     follow,
+    new_lesion_ratios,
     on_study,
     read,
     stored,
@@ -137,15 +138,16 @@ def read_all(
         rows = (exposure[cut:], regimens.present[cut:], regimens.bliss[cut:])
         found.append(under_several_drugs(patients, law, decay, *rows, schedule, wanted))
 
-    def of_regimen(ln_volume, discontinuation):
-        scans, reading = follow(patients, ln_volume, law, schedule, rule, setup.parts, discontinuation)
+    def of_regimen(ln_volume, *own):
+        scans, reading = follow(patients, ln_volume, law, schedule, rule, setup.parts, *own)
         course = course_of(reading.codes, day, rule)
         confirmed, unconfirmed = confirmed_visits(course, day, rule), unconfirmed_visits(course)
         response = confirmed[0] if setup.confirmation else unconfirmed[0]
         best = (best_of(course, *visits, day, rule) for visits in (confirmed, unconfirmed))
         return Read(scans, reading, course, response, *best)
 
-    return jax.vmap(of_regimen, in_axes=(1, 0))(jnp.concatenate(found, axis=1), regimens.discontinuation)
+    ratios = regimens.discontinuation, new_lesion_ratios(law, exposure, regimens.present, schedule)
+    return jax.vmap(of_regimen, in_axes=(1, 0, 0))(jnp.concatenate(found, axis=1), *ratios)
 
 
 def _endpoints(

@@ -24,7 +24,7 @@ from vtrial.exposure import TwoPoints, mean_at_level
 from vtrial.growth import DIAMETER_PER_VOLUME, mean_decay
 from vtrial.patients import EVERYTHING, Parts
 from vtrial.response import RecistRule, next_response
-from vtrial.treatment import joint_effect
+from vtrial.treatment import joint_effect, new_lesion_ratio
 
 #: a lesion below it is not seen, and measured as 0; assumed: less than what slices of 5 mm show with certainty
 VANISHED_MM = 2.0
@@ -261,6 +261,19 @@ def _grown(patients: Patients, law: PatientLaw, schedule: Schedule) -> Float[Arr
     return (day[:, None] if day.ndim == 1 else day) * growth[None]
 
 
+def new_lesion_ratios(
+    law: PatientLaw, exposure: Float[Array, "K R G *points"], present: Bool[Array, "K R"], schedule: Schedule
+) -> Float[Array, "K V"] | None:
+    """What each regimen makes of the hazard of a new lesion before each visit; None where no drug does anything."""
+    if law.ln_new_lesion_ratio is None:
+        return None
+    if exposure.ndim == 4:
+        low, high, weight = jnp.unstack(exposure, axis=-1)
+        exposure = low + weight * (high - low)
+    days = jnp.diff(_days_to(schedule), axis=0, prepend=0.0)
+    return new_lesion_ratio(law.ln_new_lesion_ratio, exposure, present, days)
+
+
 def follow(
     patients: Patients,
     ln_volume: Float[Array, "V P"],
@@ -269,6 +282,7 @@ def follow(
     rule: RecistRule,
     parts: Parts = EVERYTHING,
     discontinuation: Float[Array, ""] | None = None,
+    new_lesions: Float[Array, " V"] | None = None,
 ) -> tuple[Assessed, Reading]:
     """What there is to be read at the visits under one regimen, and what the local reader reads.
 
@@ -288,6 +302,8 @@ def follow(
         How they are read.
     discontinuation
         Of the regimen, see `Regimens`.
+    new_lesions
+        Factor on their hazard under the regimen, see `new_lesion_ratios`.
     """
     diameters = jnp.unstack(patients.diameter)
     paces = [DIAMETER_PER_VOLUME * pace for pace in jnp.unstack(patients.pace)]
@@ -317,6 +333,8 @@ def follow(
     hazard = jnp.broadcast_to(law.new_lesion_hazard, true.shape)
     start = (sld_baseline, jnp.zeros_like(true), hazard)
     interval = jnp.diff(visit_days(patients, schedule), axis=0, prepend=0.0)
+    if new_lesions is not None:  # days in which as many appear as in the interval without a drug
+        interval = interval * (new_lesions if interval.ndim == 1 else new_lesions[:, None])
     _, (seen, new_lesion, sld, codes) = lax.scan(visit, start, (ln_volume, interval, patients.reading[1:], assessed))
     return Assessed(true, seen, new_lesion, assessed), Reading(sld_baseline, sld, codes)
 

@@ -35,6 +35,7 @@ _BY_CLASS = (
     "translation.loss_of_effect",
     "translation.class_discrepancy",
 )
+_ABOVE_ZERO = ("lognormal", "halfnormal", "beta")
 _BY_PAIR = ("class_pairs", "class_pairs_mechanistic")
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -152,8 +153,10 @@ class Reading:
                     what = f"{name!r} is a name of {other} as well; use that drug, or drop the name"
                     raise self._error(f"drugs.{drug.name}", what)
         classes = {drug.drug_class for drug in drugs.values()}
-        for name in self.entries:
+        for name, entry in self.entries.items():
             self._check_class(name, classes)
+            if name.startswith("classes.") and name.endswith(".new_lesion_hazard_ratio"):
+                self._check_above_zero(entry)
             drug = name.split(".", 2)[2] if name.startswith("engagement.") else "default"
             if drug != "default" and plain_name(drug) not in known:
                 raise self._error(name, f"unknown drug {shown(drug)}{nearest(drug, known)}; or `default`")
@@ -189,6 +192,11 @@ class Reading:
             raise self._error(f"drugs.{name}", both, "pk")
         pk = None if missing else Pk(**parts)  # pyright: ignore[reportArgumentType]
         return DrugInfo(name, merged["drug_class"], merged.get("code_names", ()), merged.get("note", ""), pk)
+
+    def _check_above_zero(self, entry: Entry) -> None:
+        if entry.family not in _ABOVE_ZERO and not entry.quantile(0.0) > 0.0:
+            what = f"is a hazard ratio and must be above 0; a draw of this {entry.family} may not be. Take a lognormal"
+            raise self._error(entry.name, what)
 
     def _check_class(self, name: str, classes: set[str]) -> None:
         covariate = ".".join(name.split(".")[:2]) if name.startswith("covariates.") else ""

@@ -265,6 +265,7 @@ def plan_cohort(
         visit_delay=patient("visit_delay"),
         death_share=patient("death_share"),
         **between_patients(drugs, cohort.tumour_type, sampler, priors),
+        **_new_lesion_ratio(drugs, sampler, priors),
     )
     law = PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
@@ -283,6 +284,15 @@ def plan_cohort(
         arms=tuple(arm.name for arm in cohort.arms),
         origin=origin,
     )
+
+
+def _new_lesion_ratio(drugs: Sequence[str], sampler: PriorSampler, priors: Priors) -> dict[str, np.ndarray]:
+    """`PatientLaw.ln_new_lesion_ratio` [D, R], one draw for all drugs of a class; nothing where no class has one."""
+    names = [f"classes.{priors.drug_class(drug)}.new_lesion_hazard_ratio" for drug in drugs]
+    if not any(name in priors.entries for name in names):
+        return {}
+    ratio = [sampler.entry(name) if name in priors.entries else np.ones(sampler.size) for name in names]
+    return {"ln_new_lesion_ratio": np.log(np.stack(ratio, axis=1))}
 
 
 def _covariate_shift(cohort: Cohort, drug_class: str, sampler: PriorSampler, priors: Priors, prevalence) -> np.ndarray:

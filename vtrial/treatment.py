@@ -1,4 +1,4 @@
-"""What several drugs do together: the combination rule, isolated.
+"""What the drugs of an arm do together: the combination rule, isolated, and the hazard of new lesions.
 
 Effects are fractions of the unperturbed growth removed (0 nothing, 1 stasis, above 1 shrinkage), pointwise in time.
 """
@@ -151,3 +151,28 @@ def joint_effect(
         rounding,
     )
     return joint + jnp.where(bliss | (num_given < 2), 0.0, deviation) * together
+
+
+def new_lesion_ratio(
+    ln_ratio: Float[Array, " R"],
+    exposure: Float[Array, "K R G"],
+    present: Bool[Array, "K R"],
+    days: Float[Array, "V G"],
+) -> Float[Array, "K V"]:
+    """What the drugs of each regimen make of the hazard of a new lesion, its mean over the time before each visit.
+
+    The ratio is ``exp(sum over drugs of ln_ratio E(t))``: full at effect-time curve 1, and 1 on days without effect.
+
+    Parameters
+    ----------
+    ln_ratio
+        See `PatientLaw.ln_new_lesion_ratio`.
+    exposure
+        Mean effect curve of each drug in each segment, of a patient of median exposure.
+    present
+        Drugs of each regimen.
+    days
+        Days of each segment between the visit before, or the start, and each visit.
+    """
+    in_segment = jnp.exp(jnp.sum(jnp.where(present[:, :, None], ln_ratio[None, :, None] * exposure, 0.0), axis=1))
+    return jnp.sum(days[None] * in_segment[:, None], axis=-1) / jnp.sum(days, axis=-1)[None]
