@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtrial import patients
+from vtrial import patients, sobol
 from vtrial.base import MAX_LESIONS, PatientLaw
 from vtrial.patients import BLOCK, EVERYTHING, block_deviates, draw_key, drug_hash, lay_out, patients_of
 
@@ -122,6 +122,16 @@ def test_hashes_are_the_same_on_every_machine():
     one, two = (lay_out(drugs, [drugs]).combination_hash[0] for drugs in (["x", "y"], ["y", "x"]))
     assert one == two
     assert len({patients._STREAM[name] for name in patients.Deviates._fields}) == len(patients.Deviates._fields)
+
+
+def test_no_two_quantities_share_a_dimension_of_the_sequence():
+    """As many drugs, combinations and visits as there may be: 47 and 45 places below the dimensions of late visits."""
+    everything = EVERYTHING._replace(exposure=True, late_visits=True)
+    taken = patients._dimensions(patients.Places(tuple(range(47)), tuple(range(45))), 31, everything)
+    flat = [one for some in taken.values() for one in some]
+    assert len(set(flat)) == len(flat) and max(flat) < sobol.MAX_DIMENSIONS
+    with pytest.raises(ValueError, match="no room for 48 drugs"):
+        patients._dimensions(patients.Places(tuple(range(48)), ()), 31, everything)
 
 
 # ------------------------------------------------------------------------------------------------ regimens
