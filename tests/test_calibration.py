@@ -31,7 +31,7 @@ def tree(seed: int = 0):
 def calibration(values=ARMS, seed: int = 0) -> tuple[Calibration, dict[tuple[str, str], np.ndarray]]:
     common, classes, drugs, cells = tree(seed)
     teachers = [
-        Teacher(i, d, c, kind, -0.5 * ((y - cells[d, kind]) / SD["noise"]) ** 2)
+        Teacher(i, d, c, kind, {"orr": -0.5 * ((y - cells[d, kind]) / SD["noise"]) ** 2})
         for i, (d, c, kind, y) in enumerate(values)
     ]
     return Calibration(teachers, terms(drugs), terms(classes), *terms({"": common}).values()), cells
@@ -98,7 +98,7 @@ def test_degenerate_weights_use_a_power_of_the_likelihood_and_say_so() -> None:
     learnt, cells = calibration((("a", "X", "P", 6.0), ("a", "X", "P", 6.5)))
     common, classes, drugs, _ = tree()
     sharp = Calibration(
-        [Teacher(0, "a", "X", "P", -0.5 * ((5.0 - cells["a", "P"]) / 0.01) ** 2)],
+        [Teacher(0, "a", "X", "P", {"orr": -0.5 * ((5.0 - cells["a", "P"]) / 0.01) ** 2})],
         terms(drugs),
         terms(classes),
         *terms({"": common}).values(),

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from vtrial import validation
+from vtrial.medians import Curve
 from vtrial.priors import Priors, load_priors
-from vtrial.published import SimulatedArms
+from vtrial.published import DAYS, SimulatedArms
 from vtrial.report.validation_page import validation_page
 from vtrial.scorecard import answer
 from vtrial.validation import Settings, coverage, summary, validate
@@ -20,7 +21,11 @@ def made_up(key, arms, draws, priors, aliases, num_patients, progress, *, indepe
     rate = {arm.id: rng[arm.id].beta(1.0, 4.0, SIZE) for arm in arms}
     null = {arm.id: 0.9 * rate[arm.id] for arm in arms if len(arm.drugs) > 1} if independent_action else {}
     origin = {arm.id: f"a drug: fitted in {arm.tumour_type}" for arm in arms}
-    return SimulatedArms(rate, null, origin, {arm.id: num_patients for arm in arms})
+    patients = {arm.id: num_patients for arm in arms}
+    late = {arm.id: rng[arm.id].beta(4.0, 4.0, SIZE)[:, None] ** (DAYS / 100.0) for arm in arms}
+    progression = {i: Curve(free, np.full(SIZE, float(num_patients))) for i, free in late.items()}
+    response = {arm.id: Curve(late[arm.id] ** 2, num_patients * rate[arm.id]) for arm in arms}
+    return SimulatedArms(rate, null, origin, patients, progression, response)
 
 
 class NoRegression:

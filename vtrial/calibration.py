@@ -14,6 +14,9 @@ given the class the trials of another drug do not. So for a drug d of class c in
 with the conditional expectations over all that is below (discrepancies, exposures, mice), estimated over the same draws
 by a kernel regression (Nadaraya and Watson) on the two logarithms in the condition. Of a combination, the drugs and
 classes are multiplied. Its bandwidth is Scott's rule, D^(-1/6) standard deviations in two dimensions; nothing is tuned.
+L is the likelihood of what a trial published: its responders alone, or with them the medians of progression free
+survival and time to response (:mod:`vtrial.medians`). These hang on more than the condition, on growth, new lesions and
+leaving the study, which drugs share within a tumour type; that part of what they say stays with the drug's own trials.
 Draws of mice are weighted along with the translation, so this is the full posterior, not a cut one.
 """
 
@@ -34,13 +37,17 @@ _STEP = 0.1
 
 
 class Teacher(NamedTuple):
-    """A published arm of one drug, with the likelihood of its counts in every draw."""
+    """A published arm of one drug, with the likelihood of what it published in every draw."""
 
     id: int
     drug: str
     drug_class: str
     tumour_type: str
-    log_likelihood: np.ndarray  # [D]
+    log_likelihood: Mapping[str, np.ndarray]  # endpoint -> [D]; what is not published, or from memory, is not there
+
+    def of(self, endpoints: Collection[str]) -> np.ndarray:
+        """Log likelihood of some of the endpoints together, independent given the draw, [D]."""
+        return np.sum([value for name, value in self.log_likelihood.items() if name in endpoints], axis=0)
 
 
 class Weights(NamedTuple):
@@ -102,54 +109,58 @@ class Calibration:
         self._size = len(common.ln_kill_scale)
         self._kept: dict[tuple, np.ndarray] = {}
 
-    def _own(self, drug: str, tumour_type: str, seen: Sequence[Teacher]) -> np.ndarray:
+    def _own(self, drug: str, tumour_type: str, seen: Sequence[Teacher], endpoints: Sequence[str]) -> np.ndarray:
         """Log likelihood of the trials of a drug in a tumour type, 0 where there is none."""
-        terms = [t.log_likelihood for t in seen if (t.drug, t.tumour_type) == (drug, tumour_type)]
+        terms = [t.of(endpoints) for t in seen if (t.drug, t.tumour_type) == (drug, tumour_type)]
         return np.sum([np.zeros(self._size), *terms], axis=0)
 
-    def _from_types(self, drug: str, but: str | None, seen: Sequence[Teacher]) -> np.ndarray:
+    def _from_types(self, drug: str, but: str | None, seen: Sequence[Teacher], endpoints: Sequence[str]) -> np.ndarray:
         """What the trials of a drug in all tumour types `but` one say about the drug."""
         total = np.zeros(self._size)
         for kind in sorted({t.tumour_type for t in seen if t.drug == drug} - {but}):
-            key = (drug, kind, *(t.id for t in seen if (t.drug, t.tumour_type) == (drug, kind)))
+            key = (endpoints, drug, kind, *(t.id for t in seen if (t.drug, t.tumour_type) == (drug, kind)))
             if key not in self._kept:
-                self._kept[key] = self._drug[drug].log_mean(self._own(drug, kind, seen))
+                self._kept[key] = self._drug[drug].log_mean(self._own(drug, kind, seen, endpoints))
             total = total + self._kept[key]
         return total
 
-    def _from_drug(self, drug: str, drug_class: str, seen: Sequence[Teacher]) -> np.ndarray:
+    def _from_drug(self, drug: str, drug_class: str, seen: Sequence[Teacher], endpoints: Sequence[str]) -> np.ndarray:
         """What the trials of a drug say about its class."""
-        key = (drug, *(t.id for t in seen if t.drug == drug))
+        key = (endpoints, drug, *(t.id for t in seen if t.drug == drug))
         if key not in self._kept:
-            self._kept[key] = self._class[drug_class].log_mean(self._from_types(drug, None, seen))
+            self._kept[key] = self._class[drug_class].log_mean(self._from_types(drug, None, seen, endpoints))
         return self._kept[key]
 
     def log_weights(
-        self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int]
+        self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int], endpoints: Sequence[str] = ("orr",)
     ) -> tuple[np.ndarray, int]:
         """Log weights [D] for an arm of these drugs (drug -> class), and the number of arms learnt from.
 
-        `left_out` are ids of arms that must not be seen: those of the trial that is predicted, and all that overlap.
+        `left_out` are ids of arms that must not be seen, with all of their endpoints: those of the trial that is
+        predicted, and all that overlap. `endpoints` are those that the others teach with.
         """
-        hidden = frozenset(left_out)
-        seen = [t for t in self._teachers if t.id not in hidden]
+        hidden, endpoints = frozenset(left_out), tuple(endpoints)
+        seen = [t for t in self._teachers if t.id not in hidden and set(endpoints) & set(t.log_likelihood)]
         total = np.zeros(self._size)
         for drug in drugs:
-            total = total + self._own(drug, tumour_type, seen) + self._from_types(drug, tumour_type, seen)
+            total = total + self._own(drug, tumour_type, seen, endpoints)
+            total = total + self._from_types(drug, tumour_type, seen, endpoints)
         for name in sorted({t.drug_class for t in seen}):
             others = sorted({t.drug for t in seen if t.drug_class == name and t.drug not in drugs})
             if not others:
                 continue
-            from_class = np.sum([self._from_drug(drug, name, seen) for drug in others], axis=0)
+            from_class = np.sum([self._from_drug(drug, name, seen, endpoints) for drug in others], axis=0)
             total = total + (from_class if name in drugs.values() else self._common.log_mean(from_class))
         return total, len(seen)
 
-    def weights(self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int]) -> Weights:
+    def weights(
+        self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int], endpoints: Sequence[str] = ("orr",)
+    ) -> Weights:
         """Pareto-smoothed weights; a likelihood whose k-hat is above the limit is raised to a power below 1.
 
         A power of the likelihood is a weaker use of the trials: the prediction is wider, and says so.
         """
-        log_weights, number = self.log_weights(drugs, tumour_type, left_out)
+        log_weights, number = self.log_weights(drugs, tumour_type, left_out, endpoints)
         if not number or np.ptp(log_weights) == 0.0:
             return Weights(np.full(self._size, 1.0 / self._size), np.nan, float(self._size), 1.0, number)
         power = 1.0

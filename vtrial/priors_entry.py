@@ -33,6 +33,7 @@ _BOUNDS = ("low", "high")
 _INFINITE_BOUNDS = (("low", -math.inf), ("high", math.inf))
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=5000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Months = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 _listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
@@ -127,6 +128,13 @@ class TrialArm(_Strict):
         default=None, description="earlier lines of therapy, null where unknown"
     )
     median_pfs_months: Annotated[Number, Field(gt=0)] | None
+    median_pfs_interval: Annotated[tuple[Months, Months], _listed] | None = Field(
+        default=None, description="published 95 % interval of the median, months"
+    )
+    progression: Literal["PFS", "TTP"] = Field(
+        default="PFS", description="what the median is of: TTP does not count death as progression"
+    )
+    median_ttr_months: Months | None = Field(default=None, description="median time to response of the responders")
     overlaps: Annotated[tuple[int, ...], _listed] = ()
     source: Text
     tag: Text = Field(description="how the numbers were obtained: SEEN, DERIVED, RECALLED")
@@ -143,6 +151,12 @@ class TrialArm(_Strict):
             raise fault("needs either drugs or not_predictable, and not both")
         if bool(self.covariates) != (self.prevalence is not None):
             raise fault("prevalence and covariates must be given together", "prevalence")
+        if self.median_pfs_interval is not None:
+            low, high = self.median_pfs_interval
+            if self.median_pfs_months is None or not low <= self.median_pfs_months <= high or low == high:
+                raise fault("must hold median_pfs_months between its two ends", "median_pfs_interval")
+        if self.median_ttr_months is not None and self.num_responders == 0:
+            raise fault("an arm without responders has no time to response", "median_ttr_months")
         for index, name in enumerate(self.recalled):
             if name not in type(self).model_fields:
                 raise fault(f"must be a field of this arm{nearest(name, type(self).model_fields)}", "recalled", index)

@@ -1,4 +1,4 @@
-"""Published arms simulated: one response rate per draw and arm of the priors, all in the same draws."""
+"""Published arms simulated: response rate and times to events per draw and arm of the priors, all in the same draws."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from vtrial.base import EndpointCounts
 from vtrial.config import Arm, Cohort, Subgroup, Visits
+from vtrial.medians import Curve
 from vtrial.priors import Priors, TrialArm
 from vtrial.rates import response_rates
 from vtrial.response import RECIST_1_0, RECIST_1_1
+from vtrial.times import survival_curves
 from vtrial.translation import CohortPlan, plan_cohort
-from vtrial.trial import simulate
+from vtrial.trial import Endpoints, simulate
 
 #: assessments of every published arm: protocols scan every 6 to 9 weeks
 VISITS = Visits(every_days=56, until_days=504)
+#: day 0 and the visits: the days of every :class:`vtrial.medians.Curve`
+DAYS = np.array([0.0, *VISITS.days()])
 # draws handed to the device at once: progress is seen, and memory stays bounded
 _PIECE = 250
 
@@ -39,12 +44,14 @@ class MouseDraws(Protocol):
 
 
 class SimulatedArms(NamedTuple):
-    """Response rates of published arms, [D] each by id of the arm."""
+    """Response rates [D] and times to events of published arms, by id of the arm."""
 
     rate: Mapping[int, np.ndarray]  # confirmed, or unconfirmed where the source says so
     independent_action: Mapping[int, np.ndarray]  # combinations only
     origin: Mapping[int, str]  # where the effects of the drugs come from
     patients: Mapping[int, int]  # simulated patients behind each rate
+    progression: Mapping[int, Curve]  # to progression, or to progression or death where that is what was published
+    response: Mapping[int, Curve]  # to the confirmed response, of its responders
 
 
 def independent_arms(arms: Sequence[TrialArm]) -> set[int]:
@@ -97,6 +104,33 @@ def arms_alone(plan: CohortPlan) -> CohortPlan:
     return plan._replace(exposure=plan.exposure[:, :n], regimens=regimens)
 
 
+def curves(counts: EndpointCounts, column: int, patients: int) -> dict[str, Curve]:
+    """Curves of the times ``PFS`` and ``TTP`` to progression and ``TTR`` to response, of one arm and subgroup.
+
+    Parameters
+    ----------
+    counts
+        Of one arm.
+    column
+        Of the subgroup; -1 for all patients.
+    patients
+        Simulated in that subgroup.
+    """
+    found = {}
+    for name, curve in survival_curves(counts).items():
+        # nobody at risk any more: the curve stays where it was
+        free = np.fmin.accumulate(curve[:, 0, column], axis=-1)
+        found[name.upper()] = Curve(free, np.full(len(free), float(patients)))
+    course = np.asarray(counts.course, np.int64)[:, 0]
+    course = course.sum(1) if column == -1 else course[:, column]
+    by_start = course.sum((-1, -2))  # [D, V + 1], without a response first
+    responders = by_start[:, 1:].sum(1)
+    responded = np.cumsum(by_start[:, 1:], axis=1) / np.maximum(responders, 1)[:, None]
+    free = np.concatenate([np.ones((len(responders), 1)), 1.0 - responded], axis=1)
+    found["TTR"] = Curve(free, responders.astype(float))
+    return found
+
+
 def simulate_arms(
     key: jax.Array,
     arms: Sequence[TrialArm],
@@ -132,6 +166,8 @@ def simulate_arms(
     independent: dict[int, np.ndarray] = {}
     origin: dict[int, str] = {}
     patients: dict[int, int] = {}
+    progression: dict[int, Curve] = {}
+    response: dict[int, Curve] = {}
     groups = cohorts(arms)
     for done, (cohort, recist, members) in enumerate(groups):
         progress(f"arms, {cohort.tumour_type}", done, len(groups))
@@ -141,9 +177,16 @@ def simulate_arms(
         for first in range(0, draws.size, _PIECE):
             piece = slice(first, first + _PIECE)
             rule = RECIST_1_0 if recist == "1.0" else RECIST_1_1
-            counts, _ = simulate(key_patients, plan.trial(piece), rule, num_patients=num_patients, first_draw=first)
-            parts.append(jax.tree.map(np.asarray, counts))
-        counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+            made = simulate(
+                key_patients,
+                plan.trial(piece),
+                rule,
+                num_patients=num_patients,
+                endpoints=Endpoints(num_arms=1),
+                first_draw=first,
+            )
+            parts.append(jax.tree.map(np.asarray, made))
+        counts, times = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         rates = response_rates(plan, counts, True)
         column = 0 if cohort.subgroups else -1
         for arm in members:
@@ -153,5 +196,7 @@ def simulate_arms(
                 independent[arm.id] = rates["confirmed_orr:independent_action"][:, 0, column]
             origin[arm.id] = "; ".join(f"{drug}: {plan.origin[priors.drug(drug).name]}" for drug in arm.drugs)
             patients[arm.id] = max(1, round(num_patients * (arm.prevalence or 1.0)))
+            found = curves(times, column, patients[arm.id])
+            progression[arm.id], response[arm.id] = found[arm.progression], found["TTR"]
     progress("arms", len(groups), len(groups))
-    return SimulatedArms(rate, independent, origin, patients)
+    return SimulatedArms(rate, independent, origin, patients, progression, response)

@@ -13,11 +13,14 @@ import jax
 import numpy as np
 import pandas as pd
 
-from vtrial.calibration import Calibration, Teacher
+from vtrial.calibration import Calibration, Teacher, Weights
+from vtrial.medians import Curve
+from vtrial.medians import log_likelihood as median_log_likelihood
 from vtrial.meta_analysis import MetaAnalysis, MetaArm
 from vtrial.mouse_prior import PriorDraws
 from vtrial.priors import Priors, TrialArm
-from vtrial.published import MouseDraws, SimulatedArms, independent_arms, left_out_with, simulate_arms
+from vtrial.published import DAYS, MouseDraws, SimulatedArms, independent_arms, left_out_with, simulate_arms
+from vtrial.published_medians import ENDPOINTS, MEDIAN_COLUMNS, median_row, published_median, teaches
 from vtrial.scoring import log_likelihood, logit_rate, most_misses, paired_difference, predictive, score
 from vtrial.translation import PriorSampler, class_terms, common_terms, drug_terms
 
@@ -39,6 +42,7 @@ COLUMNS = (
     "crps_independent_action",
     "crps_uncalibrated",
     "mid_p_uncalibrated",
+    "crps_other_endpoints",
     "khat",
     "ess",
     "power",
@@ -59,6 +63,11 @@ class Settings(NamedTuple):
     draws: int = 2000
     patients: int = 2000
     seed: int = 7
+    endpoints: tuple[str, ...] = ("orr",)  # of ENDPOINTS, that trials teach with
+
+    def other_endpoints(self) -> tuple[str, ...]:
+        """What these are compared with: all, or the response rate alone where they are all."""
+        return ENDPOINTS if self.endpoints != ENDPOINTS else ENDPOINTS[:1]
 
 
 class Validation(NamedTuple):
@@ -68,6 +77,7 @@ class Validation(NamedTuple):
     not_predicted: pd.DataFrame
     summary: pd.DataFrame
     coverage: Mapping[str, int]
+    medians: pd.DataFrame
 
 
 class _Pipeline:
@@ -103,10 +113,10 @@ class _Pipeline:
                 arm.id,
                 *next(iter(self._drugs[arm.id].items())),
                 arm.tumour_type,
-                log_likelihood(self.logit(arm), self.between_trials, arm.num_responders, arm.num_patients),
+                {name: self.log_likelihood(arm, name) for name in ENDPOINTS if teaches(arm, name)},
             )
             for arm in arms
-            if teaches(arm)
+            if any(teaches(arm, name) for name in ENDPOINTS)
         ]
         self.calibration = Calibration(teachers, own, terms, common_terms(sampler))
 
@@ -115,14 +125,24 @@ class _Pipeline:
         rates = self.simulated.independent_action if independent_action else self.simulated.rate
         return logit_rate(rates[arm.id], self.simulated.patients[arm.id]) + self._offsets[arm.id]
 
-    def weights(self, arm: TrialArm):
+    def curve(self, arm: TrialArm, endpoint: str) -> Curve:
+        """Curve of the time that the median of `endpoint`, pfs or ttr, is of."""
+        return (self.simulated.progression if endpoint == "pfs" else self.simulated.response)[arm.id]
+
+    def log_likelihood(self, arm: TrialArm, endpoint: str) -> np.ndarray:
+        """Log likelihood of what an arm published of an endpoint, [D]."""
+        if endpoint == "orr":
+            return log_likelihood(self.logit(arm), self.between_trials, arm.num_responders, arm.num_patients)
+        published = published_median(arm, endpoint)
+        if published is None:
+            raise ValueError(f"endpoint: arm {arm.id} publishes no {endpoint}")
+        median, variance = published
+        return median_log_likelihood(self.curve(arm, endpoint), DAYS, median, self.between_trials, variance)
+
+    def weights(self, arm: TrialArm, endpoints: Sequence[str]) -> Weights:
         """Weights of the draws, the arm's trial and all that overlaps it left out."""
-        return self.calibration.weights(self._drugs[arm.id], arm.tumour_type, left_out_with(arm, self._arms))
-
-
-def teaches(arm: TrialArm) -> bool:
-    """Whether an arm is learnt from: one drug, a dosing, counts that are not from memory."""
-    return len(arm.drugs) == 1 and arm.certainty != "recalled"
+        hidden = left_out_with(arm, self._arms)
+        return self.calibration.weights(self._drugs[arm.id], arm.tumour_type, hidden, endpoints)
 
 
 def offsets(sampler: PriorSampler, arms: Sequence[TrialArm]) -> dict[int, np.ndarray]:
@@ -196,7 +216,7 @@ def validate(
     meta = MetaAnalysis(jax.random.fold_in(key, 2), teachers, names, between)
 
     counted = independent_arms(arms)
-    rows = []
+    rows, times = [], []
     for number, arm in enumerate(arms):
         progress("scores", number, len(arms))
         n, size = arm.num_responders, arm.num_patients
@@ -204,7 +224,8 @@ def validate(
         def judged(logit, spread, weight, n=n, size=size):
             return score(predictive(logit, spread, weight, size), n)
 
-        weights, others = mice.weights(arm), no_mice.weights(arm)
+        weights, others = mice.weights(arm, settings.endpoints), no_mice.weights(arm, settings.endpoints)
+        differently = mice.weights(arm, settings.other_endpoints())
         flat = np.full(draws.size, 1.0 / draws.size)
         own = judged(mice.logit(arm), mice.between_trials, weights.weight)
         before = judged(mice.logit(arm), mice.between_trials, flat)
@@ -215,6 +236,13 @@ def validate(
         if len(arm.drugs) > 1:
             null = mice.logit(arm, independent_action=True)
             action = judged(null, mice.between_trials, weights.weight).crps
+        elsewise = judged(mice.logit(arm), mice.between_trials, differently.weight)
+        role, is_counted = "calibration" if teaches(arm) else "held_out", arm.id in counted
+        for learnt, used in ((settings.endpoints, weights), (settings.other_endpoints(), differently)):
+            more = {"role": role, "learnt_from": " + ".join(learnt), "counted": is_counted}
+            for name in ENDPOINTS[1:]:
+                curve = mice.curve(arm, name)
+                times += [{**row, **more} for row in median_row(arm, name, curve, mice.between_trials, used.weight)]
         origin = mice.simulated.origin[arm.id]
         rows.append(
             {
@@ -222,7 +250,7 @@ def validate(
                 "trial": arm.trial,
                 "arm": arm.arm,
                 "tumour_type": arm.tumour_type,
-                "role": "calibration" if teaches(arm) else "held_out",
+                "role": role,
                 "num_responders": n,
                 "num_patients": size,
                 "pred_mean": own.mean,
@@ -235,13 +263,14 @@ def validate(
                 "crps_independent_action": action,
                 "crps_uncalibrated": before.crps,
                 "mid_p_uncalibrated": before.mid_p,
+                "crps_other_endpoints": elsewise.crps,
                 "khat": weights.khat,
                 "ess": weights.ess,
                 "power": weights.power,
                 "teachers": weights.teachers,
                 "certainty": arm.certainty,
                 "in_mice": all(f"fitted in {arm.tumour_type}" in part for part in origin.split("; ")),
-                "counted": arm.id in counted,
+                "counted": is_counted,
                 "biomarker": arm.biomarker or "",
                 "origin": origin,
             }
@@ -254,7 +283,8 @@ def validate(
         if not a.drugs
     ]
     not_predicted = pd.DataFrame(missing, columns=["id", "trial", "arm", "tumour_type", "reason"])
-    return Validation(scores, not_predicted, summary(scores, settings.seed), coverage(scores))
+    medians = pd.DataFrame(times, columns=list(MEDIAN_COLUMNS))
+    return Validation(scores, not_predicted, summary(scores, settings.seed), coverage(scores), medians)
 
 
 def members(scores: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -276,7 +306,7 @@ def summary(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = []
     for name in SETS:
         part = members(scores, name)
-        for against in ("no_mice", "meta", "uncalibrated", "independent_action"):
+        for against in ("no_mice", "meta", "uncalibrated", "independent_action", "other_endpoints"):
             if part.empty:
                 continue
             difference = (part["crps"] - part[f"crps_{against}"]).to_numpy(float)
