@@ -401,6 +401,19 @@ BAD = [
     (ARM + "    overlaps: [98]\n", 20, "trials.0.overlaps", "must be ids of other arms, found 98"),
     (ARM + "    not_predictable: mice\n", 2, "trials.0", "either drugs or not_predictable"),
     (ARM + "    recalled: [readr]\n", 20, "trials.0.recalled.0", "did you mean 'reader'"),
+    (ARM + "    median_pfs_interval: [3.0, 5.0]\n", 20, "trials.0.median_pfs_interval", "must hold median_pfs_months"),
+    (
+        ARM.replace("months: null", "months: 6.0") + "    median_pfs_interval: [3.0, 5.0]\n",
+        20,
+        "trials.0.median_pfs_interval",
+        "must hold median_pfs_months",
+    ),
+    (
+        ARM.replace("responders: 1", "responders: 0") + "    median_ttr_months: 2.0\n",
+        20,
+        "trials.0.median_ttr_months",
+        "has no time to response",
+    ),
     (ARM + ARM.removeprefix("trials:\n"), 20, "trials.1", "trials.99 is given twice"),
 ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from vtrial import cli, experiment, posterior, scorecard, validation
 from vtrial.store import RunFolder
-from vtrial.validation import COLUMNS, Validation, coverage, summary
+from vtrial.validation import COLUMNS, MEDIAN_COLUMNS, Validation, coverage, summary
 
 
 def made_up_scores() -> pd.DataFrame:
@@ -29,6 +29,7 @@ def made_up_scores() -> pd.DataFrame:
         "crps_no_mice": [0.07] * 6,
         "crps_meta": [0.04, 0.05, 0.06, 0.05, 0.05, 0.05],
         "crps_uncalibrated": [0.06] * 6,
+        "crps_other_endpoints": [0.04] * 6,
         "crps_independent_action": [np.nan] * 4 + [0.05] * 2,
         "khat": [0.3] * 6,
         "ess": [90.0] * 6,
@@ -38,6 +39,38 @@ def made_up_scores() -> pd.DataFrame:
         "counted": [True] * 6,
     }
     return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def made_up_medians() -> pd.DataFrame:
+    """One time to response of a calibration arm, inside; two of progression, of which a combination's is outside."""
+    rows = {name: [""] * 3 for name in MEDIAN_COLUMNS}
+    rows |= {
+        "id": [1, 1, 5],
+        "trial": ["A", "A", "D"],
+        "role": ["calibration", "calibration", "held_out"],
+        "endpoint": ["ttr", "pfs", "pfs"],
+        "certainty": ["recalled", "published", "published"],
+        "learnt_from": ["orr"] * 3,
+        "published_months": [2.0, 5.0, 9.0],
+        "pred_q05": [1.0, 2.0, 1.0],
+        "pred_q50": [2.5, 4.0, 3.0],
+        "pred_q95": [np.inf, 7.0, 4.0],
+        "probability": [0.4, 0.6, 0.99],
+        "inside": [True, True, False],
+        "counted": [True] * 3,
+    }
+    return pd.DataFrame(rows)[list(MEDIAN_COLUMNS)]
+
+
+def test_the_answer_counts_medians_inside_and_says_what_they_teach() -> None:
+    """By hand from the three rows; CRPS 5 points against 4, a constant difference."""
+    scores = made_up_scores()
+    means = summary(scores, 1)
+    lines = scorecard.median_lines(made_up_medians(), means[means["against"] == "other_endpoints"], ("orr",))
+    assert "time to response: 1 of 1 published ones" in lines[0] and "1 are from memory" in lines[0]
+    assert "survival: 1 of 2 published ones" in lines[1] and "1 of 1 in calibration arms" in lines[1]
+    assert "Taught by response rates alone, all arms: CRPS 5.0" in lines[2]
+    assert "together 4.0 points, difference +1.0 [+1.0, +1.0]" in lines[2]
 
 
 def test_the_answer_says_whether_mice_help() -> None:
@@ -68,7 +101,7 @@ def fitted(tmp_path, monkeypatch):
     monkeypatch.setattr(posterior, "Draws", lambda tree, size: SimpleNamespace(size=size))
     scores = made_up_scores()
     missing = pd.DataFrame({"id": [7], "trial": ["E"], "arm": ["g"], "tumour_type": ["CM"], "reason": ["endocrine"]})
-    result = Validation(scores, missing, summary(scores, 1), coverage(scores))
+    result = Validation(scores, missing, summary(scores, 1), coverage(scores), made_up_medians())
     monkeypatch.setattr(validation, "validate", lambda *_: result)
     return folder.path
 
@@ -82,6 +115,7 @@ def test_command_writes_the_three_files_and_says_what_the_mice_are(fitted, tmp_p
     assert {"validation.csv", "not_predicted.csv", "validation.html"} <= {path.name for path in out.iterdir()}
     table = pd.read_csv(out / "validation.csv")
     assert tuple(table.columns) == COLUMNS
+    assert list(pd.read_csv(out / "medians.csv")["inside"]) == [True, True, False]
     assert list(pd.read_csv(out / "not_predicted.csv")["reason"]) == ["endocrine"]
     page = (out / "validation.html").read_text()
     assert "synthetic data" in page

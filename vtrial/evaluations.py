@@ -269,6 +269,10 @@ def validate(
     draws: Annotated[int | None, typer.Option(metavar="D", min=50, help="Joint draws of mice and translation.")] = None,
     patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="250 draws, for a first look; the page says so.")] = False,
+    teach: Annotated[
+        Literal["orr", "all"],
+        typer.Option(help="What trials teach: responders, or medians of PFS and time to response too."),
+    ] = "orr",
     device: Device = "auto",
 ) -> None:
     """Predict and score every published arm, its own trial left out, and say whether mice help."""
@@ -276,10 +280,11 @@ def validate(
         check_run_folder(run_dir)
     devices = devices_of(device, "auto")
     from vtrial import scorecard
-    from vtrial.validation import Settings
+    from vtrial.validation import ENDPOINTS, Settings
 
     default = Settings(draws=250) if quick else Settings()
-    settings = Settings(draws or default.draws, patients or default.patients, default.seed)
+    endpoints = ENDPOINTS if teach == "all" else ENDPOINTS[:1]
+    settings = Settings(draws or default.draws, patients or default.patients, default.seed, endpoints)
     console, word = progress_console(), ""
     if run_dir is None:
         run_dir, word = scorecard.choose_run(devices, console)

@@ -30,6 +30,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import ndtr, polygamma, psi
 
 DAYS_PER_MONTH = 365.25 / 12.0
@@ -44,8 +45,8 @@ class Curve(NamedTuple):
     number: np.ndarray  # [D], simulated patients behind the shares; of a time to response the responders
 
 
-def share_on(curve: Curve, days: np.ndarray, day: np.ndarray | float) -> np.ndarray:
-    """Share without the event on days between the first and the last of `days`, [D, ...], by straight lines.
+def share_on(curve: Curve, days: np.ndarray, day: float) -> np.ndarray:
+    """Share without the event on a day between the first and the last of `days`, [D], by a straight line.
 
     Parameters
     ----------
@@ -54,10 +55,9 @@ def share_on(curve: Curve, days: np.ndarray, day: np.ndarray | float) -> np.ndar
     days
         [V + 1], day 0 and the visits.
     day
-        One or several, up to the last visit.
+        Up to the last visit.
     """
-    day = np.asarray(day, float)
-    after = np.clip(np.searchsorted(days, day, side="left"), 1, len(days) - 1)
+    after = min(max(int(np.searchsorted(days, day)), 1), len(days) - 1)
     part = (day - days[after - 1]) / (days[after] - days[after - 1])
     return curve.free[:, after - 1] * (1.0 - part) + curve.free[:, after] * part
 
@@ -130,18 +130,19 @@ def predicted(
         Of the draws, [D], summing to 1.
     """
     last = float(days[-1])
-    grid = np.append(np.arange(0.0, last, 1.0), last)
 
-    def below(day: np.ndarray) -> np.ndarray:
-        mean, sd = _deviation(
-            share_on(curve, days, day), curve.number[:, None], variance + np.square(between_trials)[:, None]
-        )
-        return weight @ ndtr(-mean / sd)
+    def below(day: float) -> float:
+        mean, sd = _deviation(share_on(curve, days, day), curve.number, variance + between_trials**2)
+        return float(weight @ ndtr(-mean / sd))
 
-    reached = below(grid)
-    low, middle, high = (
-        float(np.interp(level, reached, grid)) if reached[-1] >= level else math.inf for level in (0.05, 0.5, 0.95)
-    )
-    probability = float(below(np.array([min(median, last)]))[0])
+    first, end = below(0.0), below(last)
+
+    def quantile(level: float) -> float:
+        if first >= level:  # draws without a responder, whose times nothing is known of
+            return 0.0
+        return brentq(lambda day: below(day) - level, 0.0, last, xtol=0.01) if end >= level else math.inf
+
+    low, middle, high = (quantile(level) for level in (0.05, 0.5, 0.95))
+    probability = below(min(median, last))
     inside = probability <= 0.95 and (probability >= 0.05 or median > last)
     return Predicted(low, middle, high, probability, inside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,44 @@ def answer(summary: pd.DataFrame, coverage: Mapping[str, int]) -> list[str]:
     return lines
 
 
+def median_lines(medians: pd.DataFrame, other_endpoints: pd.DataFrame, endpoints: Sequence[str]) -> list[str]:
+    """How many published medians lie in their 90 % intervals, and whether learning from them helps the response rate.
+
+    Parameters
+    ----------
+    medians
+        Of :class:`vtrial.validation.Validation`.
+    other_endpoints
+        Rows of the summary against what the other set of endpoints teaches.
+    endpoints
+        What trials taught.
+    """
+    lines, learnt = [], " + ".join(endpoints)
+    names = {"ttr": "time to response", "pfs": "progression free survival"}
+    for endpoint, name in names.items():
+        part = medians[(medians["endpoint"] == endpoint) & (medians["learnt_from"] == learnt) & medians["counted"]]
+        teachers = part[part["role"] == "calibration"]
+        memory = int((part["certainty"] == "recalled").sum())
+        lines.append(
+            f"Median {name}: {int(part['inside'].sum())} of {len(part)} published ones lie in their 90 % intervals, "
+            f"{int(teachers['inside'].sum())} of {len(teachers)} in calibration arms; {memory} are from memory."
+        )
+    whole = other_endpoints[other_endpoints["arms_of"] == "all arms"]
+    if not whole.empty:
+        row = whole.iloc[0]
+        words = ("response rates alone", "response rates and medians together")
+        own, other = words if tuple(endpoints) == ("orr",) else words[::-1]
+        lines.append(
+            f"Taught by {own}, all arms: CRPS {100 * row['crps']:.1f}; by {other} {100 * row['crps_other']:.1f} "
+            f"points, difference {100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]."
+        )
+    return lines
+
+
 def validate(
     run_dir: Path, word: str, out: Path, settings: Settings, *, quick: bool, console: Console | None
 ) -> dict[str, Any]:
-    """Score the published arms with the fit of a run; writes validation.csv, not_predicted.csv and validation.html.
+    """Score the published arms with the fit of a run; writes tables and validation.html.
 
     Parameters
     ----------
@@ -132,18 +166,24 @@ def validate(
         f"Largest k-hat of the weights {khat.max():.2f} (limit 0.7), smallest effective number of draws "
         f"{ess.min():.0f} of {draws.size}; {tempered} arms use a power of the likelihood below 1."
     )
+    lines += median_lines(
+        found.medians, found.summary[found.summary["against"] == "other_endpoints"], settings.endpoints
+    )
     run = [] if word else ["--run", str(run_dir)]
     size = ["--draws", str(settings.draws), "--patients", str(settings.patients)]
+    size += [] if settings.endpoints == ("orr",) else ["--teach", "all"]
     command = shlex.join(["vtrial", "validate", "--out", str(out), *run, *size])
     target = RunFolder(out)
     with target.lock():
         target.write_csv("validation.csv", found.scores)
         target.write_csv("not_predicted.csv", found.not_predicted)
         target.write_csv("summary.csv", found.summary)
+        target.write_csv("medians.csv", found.medians)
         page = validation_page(
             found.scores,
             found.not_predicted,
             found.summary,
+            found.medians[found.medians["learnt_from"] == " + ".join(settings.endpoints)],
             answer=lines,
             marks=said,
             command=command,
@@ -159,6 +199,7 @@ def validate(
                     "draws": settings.draws,
                     "patients": settings.patients,
                     "seed": settings.seed,
+                    "endpoints": list(settings.endpoints),
                     "seconds": round(time.perf_counter() - begun, 1),
                     "coverage": dict(found.coverage),
                 }

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _SHOWN = ("id", "trial", "arm", "tumour_type", "role", "published", "predicted", "mid_p", "crps", "crps_no_mice",
           "crps_meta", "crps_independent_action", "khat", "power", "certainty", "biomarker")  # fmt: skip
 
+_MEDIANS = ("id", "trial", "arm", "tumour_type", "role", "endpoint", "published_months", "certainty", "pred_q05",
+            "pred_q50", "pred_q95", "probability")  # fmt: skip
+
 
 def blank_figure(width: float, height: float) -> Any:
     """Matplotlib figure of a size in inches, without global state."""
@@ -103,6 +106,7 @@ def validation_page(
     scores: pd.DataFrame,
     not_predicted: pd.DataFrame,
     summary: pd.DataFrame,
+    medians: pd.DataFrame,
     *,
     answer: Sequence[str],
     marks: Sequence[str],
@@ -114,7 +118,7 @@ def validation_page(
 
     Parameters
     ----------
-    scores, not_predicted, summary
+    scores, not_predicted, summary, medians
         Tables of :class:`vtrial.validation.Validation`; scores are fractions.
     answer
         Sentences.
@@ -138,6 +142,8 @@ def validation_page(
     rate, half = scores["num_responders"] / scores["num_patients"], 0.5 / scores["num_patients"]
     shown = shown[list(_SHOWN)]
     shown.attrs["red"] = list((rate < scores["pred_q05"] - half) | (rate > scores["pred_q95"] + half))
+    times = medians[list(_MEDIANS)].copy()
+    times.attrs["red"] = list(~medians["inside"].astype(bool))
     percent = summary.copy()
     columns = ["crps", "crps_other", "difference", "low", "high"]
     percent[columns] = 100 * percent[columns]
@@ -153,6 +159,7 @@ def validation_page(
         summary=percent,
         scores=shown,
         not_predicted=not_predicted,
+        medians=times,
         arms_picture=base64.b64encode(arms_picture(scores)).decode(),
         pit_picture=base64.b64encode(pit_picture(scores)).decode(),
     )
