@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -112,7 +113,8 @@ def test_curves_of_counted_patients_by_hand() -> None:
     course = np.zeros((1, 1, 2, 4, 4, 3), int)
     course[0, 0, 0, 1, 3, 1], course[0, 0, 0, 2, 2, 0], course[0, 0, 0, 0, 1, 1] = 1, 1, 2
     course[0, 0, 1, 1, 2, 2], course[0, 0, 1, 0, 2, 1] = 1, 5
-    counts = EndpointCounts(course, np.zeros((1, 1, 2, CHANGE_BINS), int), np.array([[[4, 6]]]), None, None)
+    rest = jnp.zeros((1, 1, 2, CHANGE_BINS), int), jnp.array([[[4, 6]]]), None, None
+    counts = EndpointCounts(jnp.asarray(course), *rest)
     first, everyone = curves(counts, 0, 4), curves(counts, -1, 10)
     np.testing.assert_allclose(first["PFS"].free, [[1.0, 0.5, 0.5, 0.0]])
     np.testing.assert_allclose(first["TTR"].free, [[1.0, 0.5, 0.0, 0.0]])

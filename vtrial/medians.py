@@ -140,7 +140,9 @@ def predicted(
     def quantile(level: float) -> float:
         if first >= level:  # draws without a responder, whose times nothing is known of
             return 0.0
-        return brentq(lambda day: below(day) - level, 0.0, last, xtol=0.01) if end >= level else math.inf
+        if end < level:
+            return math.inf
+        return float(brentq(lambda day: below(day) - level, 0.0, last, xtol=0.01))  # pyright: ignore[reportArgumentType]
 
     low, middle, high = (quantile(level) for level in (0.05, 0.5, 0.95))
     probability = below(min(median, last))
