@@ -96,6 +96,8 @@ def median_lines(medians: pd.DataFrame, other_endpoints: pd.DataFrame, endpoints
     endpoints
         What trials taught.
     """
+    from vtrial.scoring import most_misses
+
     lines, learnt = [], " + ".join(endpoints)
     names = {"ttr": "time to response", "pfs": "progression free survival"}
     for endpoint, name in names.items():
@@ -103,8 +105,9 @@ def median_lines(medians: pd.DataFrame, other_endpoints: pd.DataFrame, endpoints
         teachers = part[part["role"] == "calibration"]
         memory = int((part["certainty"] == "recalled").sum())
         lines.append(
-            f"Median {name}: {int(part['inside'].sum())} of {len(part)} published ones lie in their 90 % intervals, "
-            f"{int(teachers['inside'].sum())} of {len(teachers)} in calibration arms; {memory} are from memory."
+            f"Median {name}: {int(part['inside'].sum())} of {len(part)} published ones lie in their 90 % intervals "
+            f"(chance alone misses at most {most_misses(len(part))}), {int(teachers['inside'].sum())} of {len(teachers)} "
+            f"in calibration arms; {memory} are from memory."
         )
     whole = other_endpoints[other_endpoints["arms_of"] == "all arms"]
     if not whole.empty:
