@@ -104,18 +104,18 @@ def median_lines(medians: pd.DataFrame, other_endpoints: pd.DataFrame, endpoints
         part = medians[(medians["endpoint"] == endpoint) & (medians["learnt_from"] == learnt) & medians["counted"]]
         teachers = part[part["role"] == "calibration"]
         memory = int((part["certainty"] == "recalled").sum())
+        inside, own = int(part["inside"].sum()), int(teachers["inside"].sum())
         lines.append(
-            f"Median {name}: {int(part['inside'].sum())} of {len(part)} published ones lie in their 90 % intervals "
-            f"(chance alone misses at most {most_misses(len(part))}), {int(teachers['inside'].sum())} of {len(teachers)} "
-            f"in calibration arms; {memory} are from memory."
+            f"Median {name}: {inside} of {len(part)} published ones lie in their 90 % intervals (chance alone misses at "
+            f"most {most_misses(len(part))}), {own} of {len(teachers)} in calibration arms; {memory} are from memory."
         )
     whole = other_endpoints[other_endpoints["arms_of"] == "all arms"]
     if not whole.empty:
         row = whole.iloc[0]
         words = ("response rates alone", "response rates and medians together")
-        own, other = words if tuple(endpoints) == ("orr",) else words[::-1]
+        first, second = words if tuple(endpoints) == ("orr",) else words[::-1]
         lines.append(
-            f"Taught by {own}, all arms: CRPS {100 * row['crps']:.1f}; by {other} {100 * row['crps_other']:.1f} "
+            f"Taught by {first}, all arms: CRPS {100 * row['crps']:.1f}; by {second} {100 * row['crps_other']:.1f} "
             f"points, difference {100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]."
         )
     return lines
