@@ -106,7 +106,7 @@ def median_lines(medians: pd.DataFrame, other_endpoints: pd.DataFrame, endpoints
         memory = int((part["certainty"] == "recalled").sum())
         inside, own = int(part["inside"].sum()), int(teachers["inside"].sum())
         lines.append(
-            f"Median {name}: {inside} of {len(part)} published ones lie in their 90 % intervals (chance alone misses at "
+            f"Median {name}: {inside} of {len(part)} published ones lie in their 90 % intervals (chance misses at "
             f"most {most_misses(len(part))}), {own} of {len(teachers)} in calibration arms; {memory} are from memory."
         )
     whole = other_endpoints[other_endpoints["arms_of"] == "all arms"]
