@@ -297,9 +297,7 @@ def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_sh
     omega_gamma = sample("omega_gamma", prior["class_pairs.default.gamma_spread"])
     omega = sample("omega_combination", prior["class_pairs.default.between_models"])
     with numpyro.plate("class_pair", len(labels.class_pair)):
-        # half way between centred and not: the curves know some pairs well and others hardly at all
-        phi_half = sample("phi_half", dist.Normal(0.5 * mu_phi, jnp.sqrt(omega_phi)))
-        phi = deterministic("phi", mu_phi + jnp.sqrt(omega_phi) * (phi_half - 0.5 * mu_phi))
+        phi = deterministic("phi", mu_phi + omega_phi * sample("phi_z", dist.Normal(0.0, 1.0)))
         gamma = deterministic("gamma", mu_gamma + omega_gamma * sample("gamma_z", dist.Normal(0.0, 1.0)))
     joint = combine(
         site_effect[combinations.site],
