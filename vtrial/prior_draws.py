@@ -6,6 +6,7 @@ import zlib
 
 import jax
 import numpy as np
+from scipy.special import ndtr
 
 from vtrial.priors import Priors
 
@@ -21,9 +22,11 @@ class PriorSampler:
         return jax.random.fold_in(self._key, zlib.crc32(name.encode()))
 
     def entry(self, name: str, tag: str = "") -> np.ndarray:
-        """Draws [D] of an entry; `tag` tells apart several independent uses of one entry."""
-        sample = self._priors.distribution(name).sample(self.named(name + tag), (self.size,))
-        return np.broadcast_to(np.asarray(sample, np.float64), (self.size,))
+        """Draws [D] of an entry; `tag` tells apart several independent uses of one entry.
+
+        Quantiles at normal probabilities: one program on the device for all families of priors.
+        """
+        return self._priors.quantile(name, ndtr(self.normal(f"prior {name}{tag}")))
 
     def resolved(self, prefix: str, group: str, suffix: str = "", tag: str = "") -> np.ndarray:
         """Draws of the entry of a group, or of the default."""

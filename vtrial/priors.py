@@ -12,7 +12,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from vtrial.errors import InputError
 from vtrial.priors_entry import FAMILIES, DrugInfo, Entry, Pk, TrialArm
@@ -93,13 +95,24 @@ class Priors:
 
     def distribution(self, name: str) -> Distribution:
         """NumPyro distribution of an entry; ``a.ln_b`` is the normal logarithm of a log-normal entry ``a.b``."""
-        head, _, last = name.rpartition(".")
-        logged = self.entries.get(f"{head}.{last.removeprefix('ln_')}")
-        if name not in self.entries and last.startswith("ln_") and logged is not None and logged.family == "lognormal":
-            import numpyro.distributions as dist
+        if (logged := self._logged(name)) is None:
+            return self.entry(name).distribution()
+        import numpyro.distributions as dist
 
-            return dist.Normal(math.log(logged.parameters["median"]), logged.parameters["sigma"])
-        return self.entry(name).distribution()
+        return dist.Normal(math.log(logged.parameters["median"]), logged.parameters["sigma"])
+
+    def quantile(self, name: str, probability: float | np.ndarray) -> Any:
+        """Quantiles of an entry, without JAX; names as for :meth:`distribution`."""
+        if (logged := self._logged(name)) is None:
+            return self.entry(name).quantile(probability)
+        return np.log(logged.quantile(probability))
+
+    def _logged(self, name: str) -> Entry | None:
+        """The log-normal entry ``a.b`` of a name ``a.ln_b`` that has no entry of its own."""
+        head, _, last = name.rpartition(".")
+        own = self.entries.get(f"{head}.{last.removeprefix('ln_')}")
+        is_log = name not in self.entries and last.startswith("ln_") and own is not None and own.family == "lognormal"
+        return own if is_log else None
 
     def content(self, names: Iterable[str]) -> list[list[object]]:
         """Family and parameters behind each name: what decides the numbers of whoever reads these priors."""

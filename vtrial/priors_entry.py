@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from vtrial.regimen import Dosing
@@ -177,21 +178,21 @@ class Entry:
     file: Path
     line: int | None
 
-    def quantile(self, probability: float) -> float:
-        """Quantile of the prior, without JAX; a fixed value is its own quantile."""
+    def quantile(self, probability: float | np.ndarray) -> Any:
+        """Quantiles of the prior, without JAX, in the shape of `probability`; a fixed value is its own quantile."""
         from scipy.special import betaincinv, ndtr, ndtri
 
         p, family = self.parameters, self.family
         if family == "fixed":
-            return p["value"]
+            return p["value"] + np.zeros(np.shape(probability))
         if family == "beta":
-            return float(betaincinv(p["mean"] * p["concentration"], (1 - p["mean"]) * p["concentration"], probability))
+            return betaincinv(p["mean"] * p["concentration"], (1 - p["mean"]) * p["concentration"], probability)
         if family == "lognormal":
-            return float(p["median"] * math.exp(p["sigma"] * ndtri(probability)))
+            return p["median"] * np.exp(p["sigma"] * ndtri(probability))
         if family == "halfnormal":
-            return float(p["scale"] * ndtri(0.5 + 0.5 * probability))
+            return p["scale"] * ndtri(0.5 + 0.5 * np.asarray(probability))
         low, high = (ndtr((p.get(bound, limit) - p["loc"]) / p["scale"]) for bound, limit in _INFINITE_BOUNDS)
-        return float(p["loc"] + p["scale"] * ndtri(low + probability * (high - low)))
+        return p["loc"] + p["scale"] * ndtri(low + probability * (high - low))
 
     def distribution(self) -> Distribution:
         """The NumPyro distribution; in float64 where `jax.enable_x64` is on."""
