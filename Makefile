@@ -21,7 +21,7 @@ installed := $(VENV)/.installed-$(or $(extras),core)
 installed_dev := $(VENV)/.installed-dev$(addprefix $(comma),$(extras))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-gpu test-slurm test-browser check docs bench lock clean FORCE
+.PHONY: help install run test test-workflows test-slow test-gpu test-slurm test-browser check docs bench lock clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,7 +34,10 @@ run: $(installed) ## install, then run the default experiment (experiments/lgsoc
 	$(bin)/vtrial run experiments/lgsoc.yaml
 
 test: $(installed_dev) ## install, then the fast tests
-	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not workflow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
+
+test-workflows: $(installed_dev) ## the tutorial, notebooks, kill and resume: whole workflows, a minute each
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "workflow and not slow" $(PYTEST_ARGS)
 
 test-slow: $(installed_dev) ## the statistical tests that take minutes each
 	$(bin)/python -m pytest -m "slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 """The docs and notebooks: commands in blocks run or are forms, options that are mentioned exist, links lead somewhere.
 
-Blocks of a page are run in their order: the tutorial in an empty folder, by `make test`; the others in copies of the
+Blocks of a page are run in their order: the tutorial in an empty folder, by `make test-workflows`; the others in copies of the
 folder that it leaves, by `make test-slow`. ``sh`` blocks are taken line by line as `vtrial`, ``python`` blocks as they
 are; a block with a ``title`` is a file that is written first. A fit is made tiny by the ``quick`` section of the study,
 and commands that fit get ``--quick`` where the page asks for the whole run. A block after ``<!-- not run: REASON -->``
@@ -177,7 +177,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return place
 
 
-@pytest.mark.long
+@pytest.mark.workflow
 def test_the_tutorial_can_be_followed(followed: Path) -> None:
     """Each command of it has done what the page says: a page to open, the rate of the combination, a comparison."""
     folder = followed / "folder"
@@ -264,7 +264,7 @@ def test_a_notebook_is_stored_without_outputs(notebook: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "makes_its_run", [pytest.param(False, marks=pytest.mark.long), pytest.param(True, marks=pytest.mark.slow)]
+    "makes_its_run", [pytest.param(False, marks=pytest.mark.workflow), pytest.param(True, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(

@@ -114,7 +114,7 @@ def once(running: subprocess.Popen[bytes], seen: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.long
+@pytest.mark.workflow
 def test_a_run_that_is_killed_or_stopped_goes_on(bench: Bench) -> None:
     # killed in the variational start, before anything is kept
     running = bench.begin("broken")

@@ -397,7 +397,7 @@ def test_the_commands_start_no_jax(place: Path, sweep: Sweep) -> None:
     assert f"--set '{DOSE}=2 mg'" in done.stdout and "#SBATCH --requeue" in done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.workflow
 def test_a_killed_launcher_is_started_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parent.parent))
     monkeypatch.setenv("VTRIAL_CACHE", str(place / "cache"))
