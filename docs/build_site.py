@@ -29,7 +29,7 @@ from vtrial.sweep import SweepFile
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: files of the repository that are pages too
 EXTRA = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!!)\[([^\]\n]+(?:\n[^\]\n]+)?)\]\(([^)\s]+)\)")  # words may go on on the next line
 
 
 def page_of(target: Path) -> Path | None:

@@ -1,8 +1,8 @@
 """The docs and notebooks: commands in blocks run or are forms, options that are mentioned exist, links lead somewhere.
 
-Blocks of a page are run in their order: the tutorial in an empty folder, by `make test-workflows`; the others in copies of the
-folder that it leaves, by `make test-slow`. ``sh`` blocks are taken line by line as `vtrial`, ``python`` blocks as they
-are; a block with a ``title`` is a file that is written first. A fit is made tiny by the ``quick`` section of the study,
+Blocks of a page are run in their order: the tutorial in an empty folder, by `make test-workflows`; the others in copies
+of the folder that it leaves, by `make test-slow`. ``sh`` blocks are taken line by line as `vtrial`, ``python`` blocks as
+they are; a block with a ``title`` is a file that is written first. A fit is made tiny by the ``quick`` section of the study,
 and commands that fit get ``--quick`` where the page asks for the whole run. A block after ``<!-- not run: REASON -->``
 is left out, and so is `experiments/pdxe.yaml`, whose table is not in this repository.
 """
@@ -246,6 +246,9 @@ def test_the_pages_of_the_site_are_laid_out(tmp_path: Path) -> None:
     api = {file.stem for file in (tmp_path / "pages" / "reference" / "api").glob("*.md")}
     assert {"vtrial", "vtrial.study", "vtrial.trial", "vtrial.report.page"} <= api
     assert config["theme"]["font"] is False and config["nav"][0] == {"vtrial": "index.md"}
+    assert site.relinked("[two\nlines](model.md)", REPOSITORY / "docs" / "words.md") == "[two\nlines](model.md)"
+    index = site.relinked("[two\nlines](docs/model.md)", REPOSITORY / "README.md")
+    assert index == "[two\nlines](model.md)"
     with pytest.raises(SystemExit, match="no such file"):
         site.relinked("[gone](gone.md)", REPOSITORY / "docs" / "model.md")
 
