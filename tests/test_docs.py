@@ -1,10 +1,10 @@
 """The docs and notebooks: commands in blocks run or are forms, options that are mentioned exist, links lead somewhere.
 
-Blocks of a page are run in their order: the tutorial in an empty folder, by `make test-workflows`; the others in copies
-of the folder that it leaves, by `make test-slow`. ``sh`` blocks are taken line by line as `vtrial`, ``python`` blocks as
-they are; a block with a ``title`` is a file that is written first. A fit is made tiny by the ``quick`` section of the study,
-and commands that fit get ``--quick`` where the page asks for the whole run. A block after ``<!-- not run: REASON -->``
-is left out, and so is `experiments/pdxe.yaml`, whose table is not in this repository.
+Blocks of a page are run in their order: the tutorial in an empty folder, by `make test-workflows`; the others in
+copies of the folder that it leaves, by `make test-slow`. ``sh`` blocks are taken line by line as `vtrial`, ``python``
+blocks as they are; a block with a ``title`` is a file that is written first. A fit is made tiny by the ``quick``
+section of the study, and commands that fit get ``--quick`` where the page asks for the whole run. A block after
+``<!-- not run: REASON -->`` is left out, and so is `experiments/pdxe.yaml`, whose table is not in this repository.
 """
 
 from __future__ import annotations
