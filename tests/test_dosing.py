@@ -77,6 +77,10 @@ def test_relative_dose_rate_wants_one_unit_and_some_drug():
         (Dosing(100.0, "mg/m2", repeat_days=21), "100 mg/m2 on day 1 of every 21 d"),
         (Dosing(8.0, "mg", 5, (2,), 7), "8 mg 5 times a day on day 2 of every 7 d"),
         (Dosing(8.0, "mg", start_day=14), "8 mg once a day, starting 14 d after the start of treatment"),
+        (GEMCITABINE._replace(infusion_days=1 / 48), "1000 mg/m2 over 30 min on days 1, 8, 15 of every 28 d"),
+        (Dosing(2400.0, "mg/m2", repeat_days=14, infusion_days=46 / 24), "2400 mg/m2 over 46 h on day 1 of every 14 d"),
+        (Dosing(5.0, "mg", repeat_days=35, infusion_days=28.0), "5 mg over 28 d on day 1 of every 35 d"),
+        (Dosing(5.0, "mg", infusion_days=0.0), "5 mg as a bolus once a day"),
     ],
 )
 def test_describe(regimen, text):
@@ -165,6 +169,8 @@ def test_calendar_with_holds_and_reductions():
         ),
         ({"intensity": 0.0}, "intensity: got 0.0; allowed is given over planned dose", "intensity: 0.8"),
         ({"missed": 1.0}, "missed: got 1.0; allowed is a probability", "missed: 0.05"),
+        ({"infusion_days": 29.0}, "infusion: got 29 d; allowed is a length from 0 (a bolus) to 28 d", "30 min"),
+        ({"infusion_days": math.nan}, "infusion: got nan d", "infusion: 30 min"),
     ],
 )
 def test_wrong_changes_say_what_is_allowed_with_an_example(changes, message, example):

@@ -200,6 +200,78 @@ def test_segment_effect_has_finite_gradients():
         assert all(bool(jnp.isfinite(g)) for g in jax.tree.leaves(gradient(_response(*parameters))))
 
 
+# ------------------------------------------------------------------------------------------------ into the vein
+
+TWO_COMPARTMENTS = (0.4, 0.05, 3.0, 1.5, 0.06, 0.7)
+
+
+def _infused_by_diffrax(length, parameters, hill, doses=2):
+    """Integral of E over each of `doses` days with an infusion at the start of each, by an ODE solver."""
+    import diffrax
+
+    rates = [(1.0, math.log(2) / parameters[0])]
+    if len(parameters) > 4:
+        fast, share = parameters[4:]
+        rates = [(share, math.log(2) / fast), (1.0 - share, math.log(2) / parameters[0])]
+    half = float(exposure.half_amount(1.0, _response(*parameters)))
+
+    @jax.jit
+    def solve(state, flow, span):
+        def change(_, y, flow):
+            parts = [share * flow - rate * part for (share, rate), part in zip(rates, y, strict=False)]
+            return jnp.stack([*parts, exposure.effect(y[:-1].sum(), half, hill)])
+
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(change), diffrax.Dopri8(), 0.0, span, None, state, args=flow, max_steps=4096,
+            stepsize_controller=diffrax.PIDController(rtol=1e-10, atol=1e-11),
+        ).ys[0]  # fmt: skip
+
+    state, total = jnp.zeros(len(rates) + 1), [0.0]
+    bolus = jnp.asarray([*(share for share, _ in rates), 0.0])
+    for _ in range(doses):
+        # the effect begins with infinite slope where its steepness is below 1: here it is above
+        state = solve(state, 1.0 / length, length) if length else state + bolus
+        state = solve(state, 0.0, 1.0 - length)
+        total.append(float(state[-1]))
+    return np.diff(total)
+
+
+@pytest.mark.parametrize("length", [0.0, 1 / 48, 0.25], ids=["bolus", "30 min", "6 h"])
+@pytest.mark.parametrize("parameters", [(0.4, 0.05, 3.0, 1.5), TWO_COMPARTMENTS], ids=["one", "two compartments"])
+@pytest.mark.usefixtures("float64")
+def test_mean_effect_of_infusions_against_diffrax(length, parameters):
+    """1e-6 with a fine rule and the stated error with the shipped one, as for doses by mouth."""
+    dosing, response = Dosing(1.0, "mg"), _response(*parameters)
+    edges, doses = jnp.asarray([0.0, 1.0, 2.0]), _doses(dosing, 2.0)
+    exact = _infused_by_diffrax(length, parameters, 1.5)
+    fine = segment_effect(edges, *doses, 1.0, response, infusion_days=length, nodes=24, pieces=8)
+    np.testing.assert_allclose(fine, exact, rtol=0, atol=1e-6)
+    shipped = segment_effect(edges, *doses, 1.0, response, infusion_days=length)
+    np.testing.assert_allclose(shipped, exact, rtol=0, atol=2e-4)
+
+
+def test_a_short_infusion_late_in_float32_is_the_whole_dose():
+    """At 672 d floats are 6e-5 d apart, a tenth of a minute's infusion: the amount is none the less that of a bolus."""
+    minute = 1.0 / 1440.0
+    time, dose = jnp.asarray([673.0, 674.0]), (jnp.asarray([672.3]), jnp.asarray([5.0]))
+    infused = exposure.amount(time, *dose, _response(), minute)
+    bolus = exposure.amount(time, *dose, _response(), 0.0)
+    assert infused.dtype == jnp.float32
+    # half a minute on average, at a rate of ln 2 / 2.3 d: 1e-4
+    np.testing.assert_allclose(infused, bolus, rtol=3e-4)
+
+
+@pytest.mark.usefixtures("float64")
+def test_an_infusion_of_no_length_is_the_limit_of_short_ones_and_of_fast_absorption():
+    edges = jnp.asarray(regimens.segment_edges([28.0], [GEMCITABINE]))
+    doses, rate = _doses(GEMCITABINE, 28.0), regimens.dose_rate(GEMCITABINE)
+    bolus = segment_effect(edges, *doses, rate, _response(), infusion_days=0.0)
+    # a shift in time of at most 1e-5 d, and E below 1
+    np.testing.assert_allclose(segment_effect(edges, *doses, rate, _response(), infusion_days=1e-5), bolus, atol=2e-5)
+    absorbed = segment_effect(edges, *doses, rate, _response(2.3, 1e-5))
+    np.testing.assert_allclose(absorbed, bolus, atol=2e-4)
+
+
 # ------------------------------------------------------------------------------------------------ two points, levels
 
 

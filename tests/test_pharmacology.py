@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -53,6 +54,34 @@ def test_level_is_what_the_regimen_says_else_the_priors(priors, sampler):
     # an infusion is not forgotten at home
     gemcitabine = level(Dosing(1000.0, "mg/m2", intensity=1.0, missed=0.05), drug=priors.drug("gemcitabine"))
     np.testing.assert_allclose(gemcitabine, 0.95, rtol=1e-12)
+
+
+def test_an_arm_gives_the_infusion_of_its_regimen_else_that_of_the_reference(priors, sampler):
+    """The curves of an arm against those of amounts under infusions, and two arms that differ in the length alone."""
+    edges = jnp.asarray([0.0, 7.0, 14.0, 28.0], jnp.float32)
+    gemcitabine = Dosing(1000.0, "mg/m2", days=(1, 8, 15), repeat_days=28, intensity=1.0, missed=0.0)
+    arms = [{"gemcitabine": gemcitabine._replace(infusion_days=length)} for length in (None, 0.25 / 24, 0.5, 0.0)]
+    curves = pharmacology.arm_exposure(edges, arms, ["gemcitabine"], "PDAC", sampler, priors)
+    low, high, weight = np.moveaxis(np.asarray(curves, float), -1, 0)
+    mean = (low + weight * (high - low))[:, :, 0]
+    # priors: half of a dose is there after a quarter of an hour; effects differ little from those of a short infusion
+    assert 0 < np.abs(mean[:, 0] - mean[:, 1]).max() < 5e-3
+    info = priors.drug("gemcitabine")
+    response = pharmacology.dose_response(info, sampler)
+    rate = regimens.dose_rate(info.pk.reference.to_dosing())
+    factor = pharmacology.level(gemcitabine, False, info, "PDAC", sampler)
+    time = jnp.linspace(0.0, 7.0, 7 * 480 + 1)
+    for arm, length in ((2, 0.5), (3, 0.0)):
+        for draw in (0, 7):
+            one = jax.tree.map(lambda leaf, draw=draw: leaf[draw], response)
+            given = jnp.asarray([0.0]), jnp.asarray([1000.0 * factor[draw]], jnp.float32)
+            now = exposure.amount(time, *given, one, length)
+            effects = np.asarray(exposure.effect(now, exposure.half_amount(rate, one), one.hill))
+            # a jump in the first of 3,360 steps: 0.5 / 3360; and the stated error of a segment's mean
+            assert abs(np.trapezoid(effects, np.asarray(time)) / 7.0 - mean[draw, arm, 0]) < 2e-4 + 2e-4
+    with_reference = info.pk._replace(reference=info.pk.reference.model_copy(update={"infusion": 0.5}))
+    assert pharmacology.infusion_days(gemcitabine, dataclasses.replace(info, pk=with_reference)) == 0.5
+    assert pharmacology.infusion_days(gemcitabine, info) is None
 
 
 def test_what_patients_differ_by(priors, sampler):

@@ -48,6 +48,22 @@ def test_shorthand_and_keys_make_one_regimen() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "days", "written"),
+    [
+        ("30 min", 1 / 48, "30 min"),
+        ("46 h", 46 / 24, "2760 min"),
+        ("0 h", 0.0, "0 min"),
+        ("0.05 min", 0.05 / 1440, "0.05 min"),
+    ],
+)
+def test_an_infusion_is_written_as_it_can_be_read_again(text: str, days: float, written: str) -> None:
+    one = Dosing.model_validate({"dose": "1000 mg/m2", "schedule": "d1,8,15 q28d", "infusion": text})
+    assert one.to_dosing().infusion_days == pytest.approx(days, rel=1e-15)
+    plain = one.model_dump()
+    assert plain["infusion"] == written and Dosing.model_validate(plain).model_dump() == plain
+
+
+@pytest.mark.parametrize(
     ("schedule", "said"),
     [
         ("", "must be a schedule"),

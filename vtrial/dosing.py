@@ -13,6 +13,8 @@ from typing import NamedTuple
 EXAMPLE = "for example {dose: 3.2 mg, days: [1, 4], repeat: 7 d, on: 21 d, cycle: 28 d}"
 _HOLDS = "for example holds: [{start: 28 d, length: 14 d}]"
 _REDUCTIONS = "for example reductions: [{start: 56 d, dose: 1.6 mg}]"
+#: longest infusion, days: a whole cycle under a pump
+MAX_INFUSION_DAYS = 28.0
 _TIMES_A_DAY = {1: "once", 2: "twice", 3: "three times", 4: "four times"}
 
 
@@ -47,6 +49,8 @@ class Dosing(NamedTuple):
         written here. None where the regimen does not say.
     missed : float or None
         Mean over patients of the probability that a patient misses a dose. None where the regimen does not say.
+    infusion_days : float or None
+        How long a dose runs into the vein at a constant rate, days; 0 for a bolus. None where the regimen does not say.
     """
 
     amount: float
@@ -61,6 +65,7 @@ class Dosing(NamedTuple):
     reductions: tuple[tuple[int, float], ...] = ()
     intensity: float | None = None
     missed: float | None = None
+    infusion_days: float | None = None
 
 
 def check_dosing(dosing: Dosing) -> Dosing:
@@ -123,6 +128,9 @@ def _check_changes(dosing: Dosing) -> None:
     if dosing.missed is not None and not 0 <= dosing.missed < 1:
         what = "a probability from 0 to below 1"
         raise _wrong("missed", dosing.missed, what, "for example missed: 0.05")
+    if dosing.infusion_days is not None and not 0 <= dosing.infusion_days <= MAX_INFUSION_DAYS:
+        what = f"a length from 0 (a bolus) to {MAX_INFUSION_DAYS:g} d"
+        raise _wrong("infusion", f"{dosing.infusion_days:g} d", what, "for example infusion: 30 min")
 
 
 def dose_days(dosing: Dosing, until_day: float | int) -> tuple[float, ...]:
@@ -225,6 +233,8 @@ def describe(dosing: Dosing) -> str:
     check_dosing(dosing)
     often = _TIMES_A_DAY.get(dosing.times_per_day, f"{dosing.times_per_day} times")
     text = f"{dosing.amount:.10g} {dosing.unit}"
+    if dosing.infusion_days is not None:
+        text += f" over {_clock(dosing.infusion_days)}" if dosing.infusion_days > 0 else " as a bolus"
     if dosing.repeat_days == 1 or dosing.times_per_day > 1:
         text += f" {often} a day"
     if dosing.repeat_days > 1:
@@ -344,6 +354,14 @@ def _on_and_cycle(dosing: Dosing) -> tuple[int, int]:
     if dosing.on_days is None or dosing.cycle_days is None:
         return dosing.repeat_days, dosing.repeat_days
     return dosing.on_days, dosing.cycle_days
+
+
+def _clock(days: float) -> str:
+    """A length of time as one says it: 30 min, 46 h, 7 d."""
+    hours = 24.0 * days
+    if hours < 2.0:
+        return f"{60.0 * hours:.4g} min"
+    return f"{hours:.4g} h" if hours < 96.0 else f"{days:.4g} d"
 
 
 def _is_whole(value: object) -> bool:

@@ -17,7 +17,7 @@ import pandas as pd
 from vtrial.config import Arm, Cohort
 from vtrial.dosing import Dosing, dose_rate, doses
 from vtrial.exposure import DoseResponse, amount, effect, half_amount
-from vtrial.pharmacology import dose_response, level, log_sd, missed_share
+from vtrial.pharmacology import dose_response, infusion_days, level, log_sd, missed_share
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
 
@@ -87,13 +87,16 @@ def _inhibition(
     size = 1 << max(3, (len(given) - 1).bit_length())
     times, amounts = (np.array([dose[i] for dose in given] + [0.0] * (size - len(given)), np.float32) for i in (0, 1))
     rate = dose_rate(info.pk.reference.to_dosing())
-    return np.asarray(_curves(jnp.asarray(days, jnp.float32), times, amounts, jnp.asarray(factor), response, rate))
+    length = infusion_days(dosing, info)
+    return np.asarray(
+        _curves(jnp.asarray(days, jnp.float32), times, amounts, jnp.asarray(factor), response, rate, length)
+    )
 
 
 @jax.jit
-def _curves(days, times, amounts, factor, response: DoseResponse, reference_rate):
+def _curves(days, times, amounts, factor, response: DoseResponse, reference_rate, infusion_days):
     def one(factor, response):
         half = half_amount(reference_rate, response)
-        return effect(factor * amount(days, times, amounts, response), half, response.hill)
+        return effect(factor * amount(days, times, amounts, response, infusion_days), half, response.hill)
 
     return jax.vmap(one)(jnp.asarray(factor, jnp.float32), response)

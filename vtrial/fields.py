@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-_DAYS_PER = {"h": 1 / 24, "d": 1.0, "day": 1.0, "days": 1.0, "wk": 7.0, "week": 7.0, "weeks": 7.0}
+_DAYS_PER = {"min": 1 / 1440, "h": 1 / 24, "d": 1.0, "day": 1.0, "days": 1.0, "wk": 7.0, "week": 7.0, "weeks": 7.0}
 _DOSE_UNITS = {
     f"{mass}{per}": (factor, f"mg{per}")
     for mass, factor in {"mg": 1.0, "g": 1000.0, "ug": 0.001}.items()
@@ -66,6 +66,9 @@ listed = BeforeValidator(_as_tuple)
 _written_duration = PlainSerializer(lambda days: f"{number(days)} d", return_type=str, when_used="unless-none")
 _text_schema = WithJsonSchema({"type": "string"})
 Duration = Annotated[float, BeforeValidator(parse_duration), _written_duration, _text_schema]
+# in minutes: a fraction of a day may need an exponent, which no file takes
+_written_length = PlainSerializer(lambda days: f"{number(round(1440 * days, 6))} min", when_used="unless-none")
+InfusionLength = Annotated[float, BeforeValidator(parse_duration), _written_length, _text_schema]
 DoseText = Annotated[Dose, PlainValidator(parse_dose), PlainSerializer(str, return_type=str), _text_schema]
 Scalar = Annotated[str | int | float | bool, PlainValidator(_scalar)]
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]

@@ -21,7 +21,7 @@ from vtrial.store import default_run_dir, file_sha256
 from vtrial.table import fold
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
-RUN_FORMAT = 6
+RUN_FORMAT = 7
 #: what else to do about a drug of the table that no prior knows
 UNKNOWN = ", or give its class here; a combination with a name of its own has its drugs in data.aliases (Combo: A + B)"
 DATA_SETTINGS = (
@@ -110,6 +110,16 @@ def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Pr
         for drug, dosing in arm.drugs.items():
             key = f"trial.cohorts.{index}.arms.{j}.drugs.{drug}"
             info = _named(experiment, key, priors.drug, drug)
+            if dosing.infusion is not None and (info.pk is None or info.pk.route != "intravenous"):
+                why = (
+                    f"{info.name} is taken by mouth"
+                    if info.pk
+                    else f"{info.name} has no pharmacokinetics in the priors"
+                )
+                what = (
+                    f"{why}: leave infusion out, or say drugs.{info.name}.pk with route: intravenous in a priors file"
+                )
+                raise InputError(what, file=experiment.file, key=f"{key}.infusion")
             if info.pk is None:  # said by `check`; its effect is then constant on treated days
                 continue
             try:

@@ -118,27 +118,14 @@ def intravenous_amount(
     """
     if dose_time.shape[0] == 0:
         return jnp.zeros_like(time)
-    length = jnp.asarray(infusion_days, time.dtype)
-    infused = length > 0.0
-    flow = jnp.where(infused, dose_amount / jnp.where(infused, length, 1.0), 0.0)
-    at = jnp.concatenate([dose_time, dose_time + length])
-    at_once = jnp.concatenate([jnp.where(infused, 0.0, dose_amount), jnp.zeros_like(dose_amount)])
-    change = jnp.concatenate([flow, -flow])
+    at, at_once, change = infusion_events(dose_time, dose_amount, infusion_days)
     order = jnp.argsort(at)
-    at, at_once, change = at[order], at_once[order], change[order]
-
-    def step(state, event):
-        (parts, rate), (wait, bolus, more) = state, event
-        parts = _infused(wait, parts, rate, disposition) + disposition.share * bolus
-        state = (parts, rate + more)
-        return state, state
-
-    start = (jnp.zeros_like(disposition.rate, time.dtype), jnp.zeros((), time.dtype))
-    _, (parts, rate) = jax.lax.scan(step, start, (jnp.diff(at, prepend=at[:1]), at_once, change))
+    at = at[order]
+    parts, flow = after_infusion_events(at, at_once[order], change[order], disposition)
     last = jnp.searchsorted(at, time, side="right") - 1
     index = jnp.maximum(last, 0)
     since = jnp.maximum(time - at[index], 0.0)
-    now = jax.vmap(_infused, in_axes=(0, 0, 0, None))(since, parts[index], rate[index], disposition)
+    now = jax.vmap(carry_infused, in_axes=(0, 0, 0, None))(since, parts[index], flow[index], disposition)
     return jnp.where(last >= 0, jnp.sum(now, axis=-1), 0.0)
 
 
@@ -224,8 +211,37 @@ def after_oral_doses(
     return states
 
 
-def _infused(since: Array, parts: Array, flow: Array, disposition: Disposition) -> Array:
-    """Parts of the central amount [J] a time `since` [] later, with a constant flow [] into it (exact)."""
+def infusion_events(dose_time: Array, dose_amount: Array, infusion_days: Scalar) -> tuple[Array, Array, Array]:
+    """Starts, then ends, of infusions: times, amounts that arrive at once, changes of the flow (a day), [2 N] each."""
+    end = dose_time + infusion_days
+    # Late days have few digits after the point in float32: the flow over the length as stored is the whole dose.
+    length = end - dose_time
+    infused = length > 0.0
+    flow = jnp.where(infused, dose_amount / jnp.where(infused, length, 1.0), 0.0)
+    at_once = jnp.where(infused, 0.0, dose_amount)
+    ends = jnp.zeros_like(at_once)
+    return jnp.concatenate([dose_time, end]), jnp.concatenate([at_once, ends]), jnp.concatenate([flow, -flow])
+
+
+def after_infusion_events(time: Array, at_once: Array, change: Array, disposition: Disposition) -> tuple[Array, Array]:
+    """Parts of the central amount [E, J] and flow [E] just after each of the events, which come in order of time."""
+
+    def step(state, event):
+        (parts, flow), (wait, bolus, more) = state, event
+        state = (carry_infused(wait, parts, flow, disposition) + disposition.share * bolus, flow + more)
+        return state, state
+
+    waits = jnp.diff(time, prepend=time[:1])
+    kind = jnp.result_type(at_once, change, disposition.rate, waits)
+    empty = (jnp.zeros(disposition.rate.shape, kind), jnp.zeros((), kind))
+    _, states = jax.lax.scan(step, empty, (waits, at_once.astype(kind), change.astype(kind)))
+    return states
+
+
+def carry_infused(
+    since: Float[Array, ""], parts: Float[Array, " J"], flow: Float[Array, ""], disposition: Disposition
+) -> Float[Array, " J"]:
+    """Parts of the central amount a time `since` later, with a constant flow into it (exact)."""
     share, rate = disposition
     gone = rate * since
     return parts * jnp.exp(-gone) + share * flow * since * _mean_decay(gone)

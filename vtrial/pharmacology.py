@@ -101,6 +101,15 @@ def log_sd(info: DrugInfo, tumour_type: str, sampler: PriorSampler) -> np.ndarra
     return sampler.resolved("patients", tumour_type, f"exposure_log_sd_{route}")
 
 
+def infusion_days(dosing: Dosing, info: DrugInfo) -> float | None:
+    """How long a dose runs into the vein: what the regimen says, else the reference dosing; None if neither does.
+
+    Without one, half of a dose is there after the absorption half-life, by mouth and into the vein alike.
+    """
+    assert info.pk is not None
+    return dosing.infusion_days if dosing.infusion_days is not None else info.pk.reference.infusion
+
+
 def between_patients(
     drugs: Sequence[str], tumour_type: str, sampler: PriorSampler, priors: Priors
 ) -> dict[str, np.ndarray]:
@@ -123,11 +132,12 @@ def between_patients(
 
 
 @partial(jax.jit, static_argnames=("reference_rate", "linear"))
-def _segment_laws(edges, times, amounts, response: DoseResponse, reference_rate: float, linear: bool):
+def _segment_laws(edges, times, amounts, response: DoseResponse, infusion_days, reference_rate: float, linear: bool):
     """The two points of every segment [D, G, 3] of one drug in one arm; amounts [D, N]."""
 
     def one(amounts, response):
-        return jnp.stack(segment_law(edges, times, amounts, reference_rate, response, linear=linear), axis=-1)
+        how = {"infusion_days": infusion_days, "linear": linear}
+        return jnp.stack(segment_law(edges, times, amounts, reference_rate, response, **how), axis=-1)
 
     return jax.vmap(one)(amounts, response)
 
@@ -180,6 +190,7 @@ def arm_exposure(
                 jnp.asarray(times),
                 jnp.asarray(factor[:, None] * amounts, jnp.float32),
                 response,
+                infusion_days(arm[drug], info),
                 dose_rate(info.pk.reference.to_dosing()),
                 info.pk.effect == "linear",
             )

@@ -190,6 +190,9 @@ class Reading:
         if ("distribution_half_life" in parts) != ("distribution_share" in parts):
             both = "must have both distribution_half_life and distribution_share, or neither"
             raise self._error(f"drugs.{name}", both, "pk")
+        reference = merged.get("reference")
+        if reference is not None and reference.infusion is not None and merged.get("route") != "intravenous":
+            raise self._error(f"drugs.{name}", "has an infusion, which needs route: intravenous", "pk", "reference")
         pk = None if missing else Pk(**parts)  # pyright: ignore[reportArgumentType]
         return DrugInfo(name, merged["drug_class"], merged.get("code_names", ()), merged.get("note", ""), pk)
 

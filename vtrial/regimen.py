@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from vtrial import dosing
-from vtrial.fields import DoseText, Duration, Section, Text, listed, number
+from vtrial.fields import DoseText, Duration, InfusionLength, Section, Text, listed, number
 from vtrial.shorthand import EXAMPLES, read_schedule
 from vtrial.yamlfile import fault
 
@@ -57,6 +57,11 @@ class Dosing(Section):
         ge=0,
         lt=1,
         description="mean probability that a patient misses a dose, such as 0.05; null for that of the priors",
+    )
+    infusion: InfusionLength | None = Field(
+        default=None,
+        description="how long a dose runs into the vein at a constant rate, such as 30 min or 46 h; 0 min for a bolus; "
+        "null for what the priors say of the drug",
     )
 
     @model_validator(mode="before")
@@ -122,6 +127,7 @@ class Dosing(Section):
             reductions=tuple((int(one.start), one.dose.value) for one in self.reductions),
             intensity=self.intensity,
             missed=self.missed,
+            infusion_days=self.infusion,
         )
 
 
