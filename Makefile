@@ -19,6 +19,7 @@ python_asked := $(filter-out file default undefined,$(origin PYTHON))
 # One stamp per set of extras; "core" is none. A stamp older than pyproject.toml or constraints.txt is made again.
 installed := $(VENV)/.installed-$(or $(extras),core)
 installed_dev := $(VENV)/.installed-dev$(addprefix $(comma),$(extras))
+installed_bench := $(VENV)/.installed-dev,bench$(addprefix $(comma),$(extras))
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-workflows test-slow test-gpu test-slurm test-browser check docs bench lock clean FORCE
@@ -60,7 +61,7 @@ check: $(installed_dev) ## lint, formatting, types, direction of imports
 docs: $(VENV)/.installed-docs ## the docs as a site, strictly, from disk alone: build/docs/site/index.html
 	$(bin)/python docs/build_site.py
 
-bench: $(installed_dev) ## every file of benchmarks/, one after another
+bench: $(installed_bench) ## every file of benchmarks/, one after another
 	@$(if $(BENCHMARKS),set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(bin)/python $$file; done,echo "no benchmarks yet")
 
 # hatchling is pinned beside the dependencies because the package is built without isolation.

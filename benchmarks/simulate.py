@@ -52,7 +52,7 @@ LEAVING = {"discontinuation_hazard": 0.0005, "missed_visit": 0.03}
 OWN_EXPOSURE = {"exposure_sd": 0.4, "missed_dose": 0.1}
 LATE = {"visit_delay": 3.0}
 FEWER_LESIONS = {"ln_new_lesion_ratio": -0.2}
-OPTIONAL = {*OWN_EXPOSURE, *LATE, *FEWER_LESIONS, "linear_effect"}
+OPTIONAL = {*OWN_EXPOSURE, *LATE, *FEWER_LESIONS, "linear_effect", "accrual", "cut_off"}
 MORE = {
     "exposure of their own (PK)": OWN_EXPOSURE,
     "new lesions": LESIONS_APPEAR,
@@ -247,7 +247,7 @@ def main() -> None:
         peers[f"vtrial, Sobol, with {name}"] = lambda n, more=more: vtrial_responders(n // draws, draws, **more)
     loop = numba_responders()
     if loop is None:
-        rows["numba"] = "not installed; pip install numba"
+        rows["numba"] = "not installed; pip install '.[bench]', or make bench"
     else:
         peers["Numba, parallel loop"] = lambda n: loop(n, 1)
         rows["rate, Numba (4e6 patients)"] = loop(4_000_000, 7) / 4e6
