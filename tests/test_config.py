@@ -233,6 +233,35 @@ def test_many_faults_are_one_short_line(file: Path) -> None:
     assert time.perf_counter() - start < 8.0
 
 
+def test_a_protocol_changes_what_recist_leaves_open(file: Path) -> None:
+    from vtrial.response import RECIST_1_0, RECIST_1_1
+    from vtrial.simulation import recist_rule
+
+    assert recist_rule(load_experiment(file).trial) == RECIST_1_1
+    options = [
+        "trial.recist='1.0'",
+        "trial.protocol={confirm_days: 35, max_stable_between: 1, max_unassessed_days: 126}",
+    ]
+    changed = RECIST_1_0._replace(confirm_days=35, max_stable_between=1, max_unassessed_days=126)
+    assert recist_rule(load_experiment(file, options).trial) == changed
+    # every number that the rule has and RECIST fixes stays where it is
+    open_to_protocols = set(load_experiment(file).trial.protocol.model_dump())
+    assert set(RECIST_1_1._fields) - open_to_protocols == {
+        *("partial", "progression", "minimum_increase_mm", "disappearance_mm")
+    }
+    with pytest.raises(
+        InputError, match=r"trial\.protocol\.confirm_days: must be greater than or equal to 0, found -1"
+    ):
+        load_experiment(file, ["trial.protocol.confirm_days=-1"])
+
+
+def test_a_cut_off_before_the_last_patient_entered_is_refused(file: Path) -> None:
+    trial = load_experiment(file, ["trial.cut_off={accrual: 52 wk, after: 540 d}"]).trial
+    assert trial.cut_off is not None and (trial.cut_off.accrual, trial.cut_off.after) == (364.0, 540.0)
+    with pytest.raises(InputError, match=r"trial\.cut_off\.after: must not be before the last patient has entered"):
+        load_experiment(file, ["trial.cut_off={accrual: 365 d, after: 300 d}"])
+
+
 def test_order_of_settings(file: Path) -> None:
     """File < built-in quick < the file's quick < --set."""
     full = load_experiment(file, ["trial.seed=9"])
@@ -291,6 +320,8 @@ SAME_FIT_OTHER_RUN = [
     "trial.seed=8",
     "trial.cohorts.0.arms.0.observed.0.responders=33",
     "trial.cohorts.0.arms.0.drugs.defactinib.dose=400 mg",
+    "trial.cut_off={accrual: 365 d, after: 540 d}",
+    "trial.protocol.min_sd_days=49",
     "report.patients_shown=21",
 ]
 OTHER_FIT = ["fit.seed=2", "fit.loss_rate=0.02", "fit.mouse_level=true", "fit.growth=gompertz",

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from vtrial.base import CHANGE_BINS, Counts, EndpointCounts
-from vtrial.times import COLUMNS, draw_endpoints, endpoint_rows, landmark_curve, median_time, survival_at
+from vtrial.times import COLUMNS, draw_endpoints, endpoint_rows, landmark_curve, median_time, pfs_rows, survival_at
 
 DAYS = (56.0, 112.0, 168.0, 252.0)
 
@@ -76,6 +76,50 @@ def test_endpoints_by_hand():
     assert found["time_to_response_median"] == 56.0
     # nine measured: 1 at -100, 3 in (-55, -50], 2 in (-5, 0], 3 above 100: the fifth is in (-5, 0]
     assert found["best_change_median"] == -2.5
+
+
+def test_endpoints_of_late_visits_are_on_the_days_that_they_were_made():
+    """The same ten patients, each visit some days late, the death on its own day: medians and landmarks by hand."""
+    counts, planned = counts_by_hand()
+    end, start, lasted = (
+        np.zeros((1, 1, 1, 300, 3), int),
+        np.zeros((1, 1, 1, 300), int),
+        np.zeros((1, 1, 1, 300, 2), int),
+    )
+    for day, kind, many in (
+        (57, 1, 1),
+        (58, 1, 2),
+        (61, 1, 1),
+        (85, 2, 1),
+        (112, 0, 1),
+        (170, 1, 2),
+        (252, 0, 1),
+        (0, 0, 1),
+    ):
+        end[..., day, kind] += many
+    for begun, until, how in ((57, 170, 1), (58, 170, 1), (62, 252, 0), (56, 85, 1)):
+        start[..., begun] += 1
+        lasted[..., until - begun, how] += 1
+    late = planned._replace(end_day=end, response_day=start, duration=lasted)
+    found = {name: float(x[0, 0, -1]) for name, (_, x) in draw_endpoints(counts, late, DAYS, True).items()}
+    # 9 at risk: 8/9, 6/9, 5/9 on day 61, then the death of day 85: 4/9; 3 left after day 112, of whom 2 progress
+    assert found["pfs_median"] == 85.0 and found["ttp_median"] == 170.0
+    assert found["pfs_at_182_days"] == pytest.approx(5 / 9 * 4 / 5 * 1 / 3)
+    assert found["ttp_at_182_days"] == pytest.approx(5 / 9 * 1 / 3)
+    # durations 113, 112 (progressed), 190 (going on), 29 (died)
+    assert found["dor_median"] == 112.0 and found["dor_at_182_days"] == pytest.approx(1 / 4)
+    # days 56, 57, 58 and 62: the lower of the middle two
+    assert found["time_to_response_median"] == 57.0
+    on_time = draw_endpoints(*counts_by_hand(), DAYS, True)
+    assert found["confirmed_orr"] == on_time["confirmed_orr"][1][0, 0, -1]
+
+
+def test_rows_of_the_curve_stand_where_it_changes():
+    cohort, plan = SimpleNamespace(tumour_type="LGSOC"), SimpleNamespace(arms=("A",))
+    curve = np.array([[1.0, 0.998, 0.9, 0.9, 0.4, 0.4], [1.0, 1.0, 0.8, 0.7, 0.7, 0.7]])[:, None]
+    table = pfs_rows(cohort, plan, curve, np.arange(6.0))
+    assert table["day"].tolist() == [0.0, 2.0, 3.0, 4.0, 5.0]
+    np.testing.assert_allclose(table["mean"], [1.0, 0.85, 0.8, 0.55, 0.55])
 
 
 def test_rows_say_what_is_not_reached_and_what_does_not_exist():

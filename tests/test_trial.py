@@ -17,6 +17,7 @@ import pytest
 
 from vtrial import trial
 from vtrial.base import Counts, PatientLaw, Schedule, Trial
+from vtrial.endpoints import time_to_progression, time_to_response
 from vtrial.patients import BLOCK, EVERYTHING, Parts, block_deviates, draw_key, lay_out, parts_of, patients_of
 from vtrial.response import CR, NE, PD, PR, RECIST_1_1, SD, best_overall_response
 
@@ -409,6 +410,57 @@ def test_confirmation_counts_the_days_between_the_visits_that_were_made():
     np.testing.assert_array_equal(np.asarray(got.best_response[C]) == PR, confirmed)
 
 
+def cut_off(law: PatientLaw, accrual: float, after: float) -> PatientLaw:
+    return law._replace(accrual=jnp.full(NUM_DRAWS, accrual), cut_off=jnp.full(NUM_DRAWS, after))
+
+
+@pytest.mark.parametrize("numbers", ["independent", "sobol"])
+def test_at_a_cut_off_patients_have_been_followed_since_they_entered(numbers):
+    # c alone: a PR at 56 days that the visit of day 112 confirms; followed for 250 - 200 u days
+    law = law_of(**QUIET, **CONSTANT, effect_mean=np.full((3, 2), 1.0), kill_scale=[0.4, 0.5, 0.8])
+    asked = trial.Endpoints(NUM_ARMS)
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, numbers=numbers, endpoints=asked)
+    counts, more = trial.simulate(KEY, trial_of(cut_off(law, 200.0, 250.0)), **settings)
+    num = NUM_DRAWS * NUM_PATIENTS
+    best = np.asarray(counts.best_response)[:, C].sum((0, 1)) / num
+    unconfirmed = np.asarray(counts.best_unconfirmed)[:, C].sum((0, 1)) / num
+    # entered by day 138, 112 days before the cut-off: 69 %; by day 194, 56 days before it: 97 %
+    for found, share in ((best[PR], 0.69), (best[SD], 0.97 - 0.69), (best[NE], 0.03), (unconfirmed[PR], 0.97)):
+        assert abs(found - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+    # nobody progresses: censored at the last visit before the cut-off, the fourth (day 224) for 13 %
+    ends = np.asarray(more.course)[:, C, ..., 0].sum((0, 1, 2)) / num
+    np.testing.assert_allclose(ends, [0.03, 0.28, 0.28, 0.28, 0.13, 0.0], atol=SIGMA * 0.5 / math.sqrt(num))
+
+
+def test_a_late_cut_off_is_none_and_an_earlier_one_takes_from_the_same_patients(counts):
+    equal(counts, simulate(cut_off(law_of(), 365.0, 365.0 + 336.0)))
+    early = simulate(cut_off(law_of(), 150.0, 200.0))
+    assert np.all(responders(early) < responders(counts))
+    # who cannot have been seen for the shortest stable disease is not evaluable; the patients are the same
+    np.testing.assert_array_equal(early.num_patients, counts.num_patients)
+    # independent action of the same patients at the same cut-off, in another order of arms
+    turned = lay_out(DRUGS, [["c"], ["b", "a"], ["a"]])
+    other = simulate(cut_off(law_of(), 150.0, 200.0), regimens=turned)
+    np.testing.assert_array_equal(other.best_response, early.best_response[:, [C, AB, A, PART_B, PART_A, BLISS]])
+
+
+def test_a_death_after_the_cut_off_is_not_known():
+    law = law_of(
+        **QUIET | {"discontinuation_hazard": 0.004},
+        death_share=1.0,
+        growth_scale=0.0,
+        effect_mean=np.zeros((3, 2)),
+        gamma=np.zeros((3, 3)),
+    )
+    asked = trial.Endpoints(NUM_ARMS)
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, endpoints=asked)
+    _, more = trial.simulate(KEY, trial_of(cut_off(law, 0.0, 100.0)), **settings)
+    num, deaths = NUM_DRAWS * NUM_PATIENTS, np.asarray(more.course)[:, A, ..., 2].sum((0, 1, 2))
+    share = -math.expm1(-0.004 * 100)
+    assert abs(deaths.sum() / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+    assert not deaths[3:].any()
+
+
 # ------------------------------------------------------------------------------------------------ independent reading
 
 
@@ -511,7 +563,7 @@ NUM_ARMS = 3
 @pytest.fixture(scope="module")
 def endpoints():
     """Counts and endpoints of the arms of the module's trial, with a blinded reader."""
-    asked = trial.Endpoints(NUM_ARMS, blinded=True)
+    asked = trial.Endpoints(NUM_ARMS, blinded=True, days=True)
     settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, endpoints=asked)
     both = trial.simulate(KEY, trial_of(law_of()), **settings)
     return jax.tree.map(np.asarray, both)
@@ -543,6 +595,79 @@ def test_endpoints_agree_with_the_best_response(counts, endpoints):
     start, end = np.indices(more.course.shape[3:5])
     assert not more.course[..., (start > end), :].any()
     assert more.course[..., 2].any()
+
+
+def test_days_of_the_endpoints_are_those_of_the_visits_that_were_made():
+    """Every patient's days from their course, by the functions for one patient, against the counts."""
+    num = 400
+    asked = trial.Endpoints(NUM_ARMS, days=True)
+    alive = trial_of(law_of(death_share=0.0))
+    _, more = trial.simulate(KEY, alive, num_patients=num, endpoints=asked, devices=ONE_DEVICE)
+    got = trajectories(KEY, alive)
+
+    @jax.jit
+    @jax.vmap
+    def times(codes, day):
+        return time_to_progression(codes, day), time_to_response(codes, day)
+
+    size = more.end_day.shape[-2]
+    assert size == 280 + 56 + 1
+    for k in range(NUM_ARMS):
+        end, start = times(got.codes[k], got.visit_day)
+        last, first = (np.asarray(jnp.round(one.day)).astype(int).reshape(NUM_DRAWS, num) for one in (end, start))
+        kind, responds = (np.asarray(one.event).reshape(NUM_DRAWS, num) for one in (end, start))
+        for draw in range(NUM_DRAWS):
+            by_end = np.zeros((size, 3), int)
+            np.add.at(by_end, (last[draw], kind[draw].astype(int)), 1)
+            np.testing.assert_array_equal(more.end_day[draw, k].sum(0), by_end)
+            who = responds[draw]
+            by_start = np.bincount(first[draw][who], minlength=size)
+            np.testing.assert_array_equal(more.response_day[draw, k].sum(0), by_start)
+            lasted = np.zeros((size, 2), int)
+            np.add.at(lasted, ((last - first)[draw][who], kind[draw][who].astype(int)), 1)
+            np.testing.assert_array_equal(more.duration[draw, k].sum(0), lasted)
+
+
+def test_days_and_visits_of_the_endpoints_hold_the_same_patients(endpoints):
+    more = endpoints[1]
+    np.testing.assert_array_equal(more.end_day.sum(-2), more.course.sum((-3, -2)))
+    np.testing.assert_array_equal(more.response_day.sum(-1), more.course[..., 1:, :, :].sum((-1, -2, -3)))
+    ended = more.course[..., 1:, :, :].sum((-3, -2))
+    np.testing.assert_array_equal(more.duration.sum(-2), np.stack([ended[..., 0], ended[..., 1:].sum(-1)], axis=-1))
+    # between the last day on which the first visit may be and the second, nobody progresses; people die on any day
+    days = np.arange(more.end_day.shape[-2])
+    by_kind = more.end_day.sum((0, 1, 2))
+    assert not by_kind[days < 56, 1].any() and by_kind[days < 56, 2].any()
+
+
+def test_deaths_are_dated_on_their_own_day():
+    """Tumours that do not move and everybody who leaves dies: an exponential, whatever the visits."""
+    leaving = 0.004
+    law = law_of(
+        **QUIET | {"visit_delay": 5.0, "discontinuation_hazard": leaving},
+        death_share=1.0,
+        growth_scale=0.0,
+        effect_mean=np.zeros((3, 2)),
+        gamma=np.zeros((3, 3)),
+    )
+    asked = trial.Endpoints(NUM_ARMS, days=True)
+    _, more = trial.simulate(KEY, trial_of(law), num_patients=NUM_PATIENTS, endpoints=asked, devices=ONE_DEVICE)
+    deaths, num = np.asarray(more.end_day)[:, 0, :, :, 2].sum((0, 1)), NUM_DRAWS * NUM_PATIENTS
+    for day in (20, 100, 250):
+        # days are whole: up to half a day later
+        share = -math.expm1(-leaving * (day + 0.5))
+        assert abs(deaths[: day + 1].sum() / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+
+
+def test_without_late_visits_nothing_is_counted_by_the_day():
+    law = law_of(visit_delay=0.0)
+    settings = dict(num_patients=BLOCK, devices=ONE_DEVICE, chunk=1)
+    with_days, without = (
+        trial.simulate(KEY, trial_of(law), endpoints=trial.Endpoints(NUM_ARMS, days=days), **settings)
+        for days in (True, False)
+    )
+    assert with_days[1].end_day is None and with_days[1].response_day is None and with_days[1].duration is None
+    equal(with_days, without)
 
 
 def test_an_endpoint_needs_an_arm():

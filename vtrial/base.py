@@ -90,6 +90,9 @@ class PatientLaw(NamedTuple):
         Mean number of days by which a visit is late, which is exponential over visits; None where all are on time.
     ln_new_lesion_ratio : Array [R] or None
         Ln of what each drug makes of the hazard of a new lesion at effect-time curve 1; None where none does anything.
+    accrual, cut_off : Array [] or None
+        Days over which patients enter evenly, and day, from the first patient's, after which nothing is known; None
+        where everybody is followed to the last visit.
     """
 
     mu_ln_growth: jax.Array
@@ -120,6 +123,8 @@ class PatientLaw(NamedTuple):
     linear_effect: jax.Array | None = None
     visit_delay: jax.Array | None = None
     ln_new_lesion_ratio: jax.Array | None = None
+    accrual: jax.Array | None = None
+    cut_off: jax.Array | None = None
 
 
 class Schedule(NamedTuple):
@@ -231,6 +236,8 @@ class Deviates(NamedTuple):
         How often doses are missed.
     visit_delay_e : Array [V] or None
         How late each visit is; None where all are on time.
+    entry_u : Array [] or None
+        When the patient enters; None without a cut-off.
     """
 
     subgroup_u: jax.Array
@@ -253,6 +260,7 @@ class Deviates(NamedTuple):
     exposure_z: Any = None
     missed_dose_e: Any = None
     visit_delay_e: Any = None
+    entry_u: Any = None
 
 
 class Patients(NamedTuple):
@@ -291,6 +299,8 @@ class Patients(NamedTuple):
         patients have the same.
     visit_delay : Array [V] or None
         Days by which each visit is later than planned; None where all are on time.
+    follow_up : Array [] or None
+        Days from the patient's start to the cut-off; None without one.
     """
 
     subgroup: jax.Array
@@ -308,6 +318,7 @@ class Patients(NamedTuple):
     blinded: Any
     exposure: Any = None
     visit_delay: Any = None
+    follow_up: Any = None
 
 
 class Ending(NamedTuple):
@@ -360,6 +371,7 @@ class EndpointCounts(NamedTuple):
     ----------
     course : Array [D, A, B, V + 1, V + 1, 3]
         Patients by `Ending`: visit of the response (confirmed or not, as asked), visit of the end, kind of the end.
+        Visits by their number, whenever they were made.
     change : Array [D, A, B, CHANGE_BINS]
         Patients by best change from baseline, see `endpoints.change_bin`.
     evaluable : Array [D, A, B]
@@ -369,6 +381,13 @@ class EndpointCounts(NamedTuple):
         that reader is not asked for.
     both : Array [D, A, B]
         Responders by both readers, or None.
+    response_day : Array [D, A, B, T]
+        Responders by the whole day, from 0, of the visit of their response. None, like the next two, where all visits
+        are on their planned days, or the days are not asked for.
+    end_day : Array [D, A, B, T, 3]
+        Patients by the day of their end, and its kind: that of a visit, or of a death without progression.
+    duration : Array [D, A, B, T, 2]
+        Responders by the days from the one to the other, and whether the response had ended (1) or not (0).
     """
 
     course: jax.Array
@@ -376,6 +395,9 @@ class EndpointCounts(NamedTuple):
     evaluable: jax.Array
     blinded: Any
     both: Any
+    response_day: Any = None
+    end_day: Any = None
+    duration: Any = None
 
 
 class Trajectories(NamedTuple):

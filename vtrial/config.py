@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from vtrial.fields import Count, Scalar, Section, Seed, Share, Text, Texts, listed
+from vtrial.fields import Count, Duration, Scalar, Section, Seed, Share, Text, Texts, listed
 from vtrial.regimen import Dosing
 from vtrial.yamlfile import fault, nearest
 
@@ -219,6 +219,38 @@ class Cohort(Section):
         return self
 
 
+class Protocol(Section):
+    """What a protocol may say otherwise than RECIST does; null for RECIST's own."""
+
+    confirm_days: int | None = Field(default=None, ge=0, le=365, description="days to the confirming scan; 28")
+    min_sd_days: int | None = Field(default=None, ge=0, le=3650, description="day from which stable disease counts; 42")
+    max_nonevaluable_between: int | None = Field(
+        default=None, ge=0, le=31, description="missed scans allowed between a response and its confirmation; 1"
+    )
+    max_stable_between: int | None = Field(
+        default=None, ge=0, le=31, description="stable scans allowed between a PR and its confirmation; 0"
+    )
+    reappearance_is_progression: bool | None = Field(
+        default=None, description="true: a PR after a CR is progression; false: the CR was a PR"
+    )
+    max_unassessed_days: int | None = Field(
+        default=None, ge=1, le=3650, description="progression seen longer after the last scan is censored; none"
+    )
+
+
+class CutOff(Section):
+    """Patients who enter one after the other, and a day on which the data are cut off."""
+
+    accrual: Duration = Field(ge=0, description="time over which patients enter evenly, such as 365 d")
+    after: Duration = Field(gt=0, description="cut-off, counted from the first patient's start, such as 540 d")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CutOff:
+        if self.after < self.accrual:
+            raise fault("must not be before the last patient has entered (accrual)", "after")
+        return self
+
+
 class TrialConfig(Section):
     """The virtual trial."""
 
@@ -241,7 +273,9 @@ class TrialConfig(Section):
     recist: Annotated[Literal["1.0", "1.1"], BeforeValidator(lambda v: str(v) if isinstance(v, float) else v)] = Field(
         default="1.1", description="version of RECIST"
     )
+    protocol: Protocol = Field(default=Protocol(), description="what the protocol changes of RECIST")
     visits: Visits = Field(default=Visits(), description="days of tumour assessment")
+    cut_off: CutOff | None = Field(default=None, description="null: everybody is followed to the last visit")
     cohorts: Annotated[tuple[Cohort, ...], listed] = Field(default=(), description="list of cohorts")
 
     @model_validator(mode="after")

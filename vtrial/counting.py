@@ -18,6 +18,7 @@ from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, PatientLaw, Patient
 from vtrial.course import (
     decays,
     follow,
+    left_day,
     new_lesion_ratios,
     on_study,
     read,
@@ -26,7 +27,7 @@ from vtrial.course import (
     under_several_drugs,
     visit_days,
 )
-from vtrial.endpoints import best_change, change_bin, ending
+from vtrial.endpoints import best_change, change_bin, ending, ending_days
 from vtrial.patients import BLOCK, EVERYTHING, Parts, Places, block_deviates, patients_of, sobol_deviates
 from vtrial.response import (
     NE,
@@ -56,7 +57,8 @@ class Setup(NamedTuple):
 
     `order` has the regimens' places as they were given, `single` says how many of one drug or none come first; all
     endpoints are read of the first `arms` as given, confirmed or not by `confirmation`, and of a blinded reader if
-    that is one of the `parts`. `places` is None where the numbers are independent.
+    that is one of the `parts`, and by the day, of `days` days, where that is above 0. `places` is None where the
+    numbers are independent.
     """
 
     rule: RecistRule
@@ -66,6 +68,7 @@ class Setup(NamedTuple):
     parts: Parts = EVERYTHING
     arms: int = 0
     confirmation: bool = True
+    days: int = 0
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -94,12 +97,19 @@ class Read(NamedTuple):
 
 
 class _Endpoints(NamedTuple):
-    """The same patients in every arm, [A, P]; `course` is `Ending` in one number; the last is None if not asked for."""
+    """The same patients in every arm, [A, P]; `course` is `Ending` in one number.
+
+    `blinded` is None if not asked for, and so are the days: whole numbers, `Setup.days` for who has no response;
+    `end_day` and `duration` hold the kind of the end too.
+    """
 
     course: Array
     change: Array
     evaluable: Array
     blinded: Any
+    response_day: Any
+    end_day: Any
+    duration: Any
 
 
 def block_of_patients(
@@ -161,10 +171,13 @@ def _endpoints(
     """What else patients in one arm show."""
     day, rule, num_visits = visit_days(patients, schedule), setup.rule, schedule.visit_day.shape[0]
     course = arm.course
-    left_after = jnp.full_like(course.progression, num_visits)
+    left_after, left, dies = jnp.full_like(course.progression, num_visits), None, patients.dies
     if setup.parts.discontinuation:
         left_after = jnp.sum(on_study(patients, law, schedule, discontinuation), axis=0, dtype=jnp.int32)
-    end = ending(course, arm.response, left_after, patients.dies, num_visits)
+        left = left_day(patients, law, discontinuation)
+        if patients.follow_up is not None:
+            dies = dies & (left <= patients.follow_up)
+    end = ending(course, arm.response, left_after, dies, num_visits)
     blinded = None
     if setup.parts.blinded:
         # nobody is scanned for the blinded reader once the local one has called progression
@@ -174,11 +187,24 @@ def _endpoints(
         again = course_of(second.codes, day, rule)
         visits = confirmed_visits(again, day, rule) if setup.confirmation else unconfirmed_visits(again)
         blinded = best_of(again, *visits, day, rule)
+    responded = ended = lasted = None
+    if setup.days:
+        on_day = jnp.broadcast_to(day if day.ndim == 2 else day[:, None], (num_visits, course.progression.shape[0]))
+        left = jnp.zeros_like(on_day[0]) if left is None else left
+        # dates are whole days
+        begun, last = (jnp.round(one).astype(jnp.int32) for one in ending_days(end, on_day, left))
+        responds = end.response != 0
+        responded = jnp.where(responds, begun, setup.days)
+        ended = last * 3 + end.kind
+        lasted = jnp.where(responds, (last - begun) * 2 + (end.kind != 0), 2 * setup.days)
     return _Endpoints(
         course=(end.response * (num_visits + 1) + end.end) * 3 + end.kind,
         change=change_bin(best_change(arm.reading.sld, arm.reading.sld_baseline, arm.reading.codes)),
         evaluable=course.evaluable != 0,
         blinded=blinded,
+        response_day=responded,
+        end_day=ended,
+        duration=lasted,
     )
 
 
@@ -241,11 +267,21 @@ def count_block(
         local = arms.confirmed if setup.confirmation else arms.unconfirmed
         blinded = by_class(more.blinded)
         both = count(objective_response(local) & objective_response(more.blinded))
+    days: dict[str, Array] = {}
+    if setup.days:
+        # who has no response is counted in the last bin, which is cut off
+        lasted = histogram(more.duration, 2 * setup.days + 1)[..., :-1]
+        days = {
+            "response_day": histogram(more.response_day, setup.days + 1)[..., :-1],
+            "end_day": (ends := histogram(more.end_day, 3 * setup.days)).reshape(*ends.shape[:2], setup.days, 3),
+            "duration": lasted.reshape(*lasted.shape[:2], setup.days, 2),
+        }
     endpoints = EndpointCounts(
         course=course.reshape(*course.shape[:2], size, size, 3),
         change=histogram(more.change, CHANGE_BINS),
         evaluable=count(more.evaluable),
         blinded=blinded,
         both=both,
+        **days,
     )
     return counts, endpoints

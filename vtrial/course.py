@@ -364,6 +364,9 @@ def _made(
     made = jnp.ones((schedule.visit_day.shape[0], patients.growth.shape[0]), bool)
     if parts.discontinuation:
         made = on_study(patients, law, schedule, discontinuation)
+    if patients.follow_up is not None:
+        day = visit_days(patients, schedule)
+        made = made & ((day[:, None] if day.ndim == 1 else day) <= patients.follow_up[None])
     return made & ~patients.missed if parts.missed_visits else made
 
 
@@ -374,3 +377,11 @@ def on_study(
     hazard = law.discontinuation_hazard * visit_days(patients, schedule)
     hazard = hazard if discontinuation is None else discontinuation * hazard
     return (hazard[:, None] if hazard.ndim == 1 else hazard) <= patients.discontinuation_e[None]
+
+
+def left_day(
+    patients: Patients, law: PatientLaw, discontinuation: Float[Array, ""] | None = None
+) -> Float[Array, " P"]:
+    """Day on which the patient leaves for reasons other than progression, infinite where nobody does."""
+    hazard = law.discontinuation_hazard if discontinuation is None else discontinuation * law.discontinuation_hazard
+    return patients.discontinuation_e / hazard

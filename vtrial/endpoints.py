@@ -34,8 +34,8 @@ def ending(
     left_after
         Number of visits before the patient left the study, `num_visits` for one who did not.
     dies
-        Whether leaving is death. Death without progression is dated at the first planned visit after it, so the end
-        is late by at most one interval between visits.
+        Whether leaving is death. Death without progression falls on the first visit after it, so the end is late by
+        at most one interval between visits; `ending_days` has its day.
     num_visits
         Visits after baseline.
     """
@@ -43,6 +43,27 @@ def ending(
     end = jnp.where(died, left_after + 1, _last_visit(course.evaluable))
     kind = jnp.where(died, 2, (course.progression != 0).astype(jnp.int32))
     return Ending(response=_last_visit(response & -response), end=end, kind=kind)
+
+
+def ending_days(
+    end: Ending, day: Float[Array, "V *P"], left_day: Float[Array, " *P"]
+) -> tuple[Float[Array, " *P"], Float[Array, " *P"]]:
+    """Days of the response (0 without one) and of the end of a patient's course (0 without any evaluable visit).
+
+    Parameters
+    ----------
+    end
+        See `ending`.
+    day
+        Days on which the visits were made.
+    left_day
+        Day on which the patient left the study: a death is of that day, not of a visit.
+    """
+    response, last = jnp.zeros_like(left_day), jnp.zeros_like(left_day)
+    for visit, this_day in enumerate(jnp.unstack(day)):
+        response = jnp.where(end.response == visit + 1, this_day, response)
+        last = jnp.where(end.end == visit + 1, this_day, last)
+    return response, jnp.where(end.kind == 2, left_day, last)
 
 
 def change_bin(change: Float[Array, " *P"]) -> Int[Array, " *P"]:

@@ -53,6 +53,7 @@ _STREAM = {
     "exposure_z": 17,
     "missed_dose_e": 18,
     "visit_delay_e": 19,
+    "entry_u": 20,
 }
 
 
@@ -61,7 +62,10 @@ _STREAM = {
 _EFFECT, _GROWTH, _COMBINATION, _LOSS_RATE, _PACE, _SLD, _SIZE = (0, 1, 2, 3), 4, (5, 6), 7, 8, 13, 14
 _LESIONS, _SUBGROUP, _NEW_LESION, _DISCONTINUATION, _DEATH, _READER, _BLINDED_READER = 19, 20, 21, 22, 23, 24, 25
 _READING, _MISSED, _BLINDED, _MISSED_DOSE, _EXPOSURE, _MORE = 26, 58, 89, 121, (122, 123, 124, 125), 126
-_VISIT_DELAY = 256  # the numbers from _MORE up to here are three a drug or combination beyond the first few
+_VISIT_DELAY, _ENTRY = (
+    256,
+    287,
+)  # the numbers from _MORE up to here are three a drug or combination beyond the first few
 
 
 class Parts(NamedTuple):
@@ -79,6 +83,8 @@ class Parts(NamedTuple):
         Whether visits are late (`PatientLaw.visit_delay`).
     lesions : int or None
         Target lesions of everybody (fewer where the sum of diameters has no room), in place of the law's mean number.
+    cut_off : bool
+        Whether data are cut off (`PatientLaw.cut_off`).
     """
 
     new_lesions: bool = True
@@ -90,6 +96,7 @@ class Parts(NamedTuple):
     exposure: bool = False
     late_visits: bool = False
     lesions: int | None = None
+    cut_off: bool = False
 
 
 EVERYTHING = Parts()
@@ -135,6 +142,7 @@ def parts_of(law: PatientLaw) -> Parts:
         blinded=False,
         exposure=law.exposure_sd is not None,
         late_visits=law.visit_delay is not None and some(law.visit_delay),
+        cut_off=law.cut_off is not None,
     )
 
 
@@ -233,6 +241,7 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
         "exposure_z": [of_place(_EXPOSURE, _MORE + 2, place) for place in places.drug if parts.exposure],
         "missed_dose_e": some(_MISSED_DOSE, 1, parts.exposure),
         "visit_delay_e": some(_VISIT_DELAY, num_visits, parts.late_visits),
+        "entry_u": some(_ENTRY, 1, parts.cut_off),
     }
 
 
@@ -350,6 +359,7 @@ def block_deviates(
         exposure_z=each("exposure_z", normal, drug_hash, parts.exposure),
         missed_dose_e=one("missed_dose_e", exponential, parts.exposure),
         visit_delay_e=each("visit_delay_e", exponential, reading[1:], parts.late_visits),
+        entry_u=one("entry_u", uniform, parts.cut_off),
     )
 
 
@@ -421,6 +431,10 @@ def patients_of(
     if deviates.visit_delay_e is not None:
         assert law.visit_delay is not None
         visit_delay = law.visit_delay * deviates.visit_delay_e
+    follow_up = None
+    if deviates.entry_u is not None:
+        assert law.cut_off is not None and law.accrual is not None
+        follow_up = law.cut_off - law.accrual * deviates.entry_u
 
     return Patients(
         subgroup=subgroup,
@@ -438,4 +452,5 @@ def patients_of(
         blinded=reading(deviates.blinded_reader_z, deviates.blinded_z) if parts.blinded else None,
         exposure=exposure,
         visit_delay=visit_delay,
+        follow_up=follow_up,
     )

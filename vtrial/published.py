@@ -15,7 +15,7 @@ from vtrial.medians import Curve
 from vtrial.priors import Priors, TrialArm
 from vtrial.rates import response_rates
 from vtrial.response import RECIST_1_0, RECIST_1_1
-from vtrial.times import survival_curves
+from vtrial.times import ends_by_visit, survival_curves
 from vtrial.translation import CohortPlan, plan_cohort
 from vtrial.trial import Endpoints, simulate
 
@@ -117,7 +117,7 @@ def curves(counts: EndpointCounts, column: int, patients: int) -> dict[str, Curv
         Simulated in that subgroup.
     """
     found = {}
-    for name, curve in survival_curves(counts).items():
+    for name, curve in survival_curves(ends_by_visit(counts)).items():
         # nobody at risk any more: the curve stays where it was
         free = np.fmin.accumulate(curve[:, 0, column], axis=-1)
         found[name.upper()] = Curve(free, np.full(len(free), float(patients)))

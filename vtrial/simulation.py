@@ -14,6 +14,7 @@ import xarray as xr
 
 from vtrial.base import Counts, EndpointCounts
 from vtrial.checkpoint import Checkpoint, from_under, held_back, under
+from vtrial.config import TrialConfig
 from vtrial.devices import Kind, device_for, devices_for
 from vtrial.engagement import COLUMNS as ENGAGEMENT_COLUMNS
 from vtrial.engagement import engagement_rows
@@ -26,12 +27,12 @@ from vtrial.progress import Progress
 from vtrial.ranks import COLUMNS as RANK_COLUMNS
 from vtrial.ranks import rank_rows
 from vtrial.rates import COLUMNS, orr_draws, orr_rows, response_rates, superiority
-from vtrial.response import RECIST_VERSIONS
+from vtrial.response import RECIST_VERSIONS, RecistRule
 from vtrial.sample import SPIDER, SWIMMER, WATERFALL, sample_tables
 from vtrial.stopping import StoppingRule
 from vtrial.store import POSTERIOR, RunFolder
 from vtrial.times import COLUMNS as ENDPOINT_COLUMNS
-from vtrial.times import PFS_COLUMNS, draw_endpoints, endpoint_rows, pfs_rows, survival_curves
+from vtrial.times import PFS_COLUMNS, draw_endpoints, endpoint_rows, ends_by_day, pfs_rows, survival_curves
 from vtrial.translation import PriorSampler, plan_cohort
 from vtrial.trial import Endpoints, simulate, trajectories
 
@@ -95,7 +96,7 @@ def trial_stage(
     """
     experiment, config = inputs.experiment, inputs.experiment.trial
     begun, simulated, running, compiling = time.perf_counter(), 0, 0.0, 0.0
-    rule = RECIST_VERSIONS[config.recist]
+    rule = recist_rule(config)
     warnings = marks(experiment, folder.manifest())
     orr, rate_draws, better, endpoints, survival, samples, origins = [], {}, [], [], [], [], {}
     engaged: list[pd.DataFrame] = []
@@ -111,8 +112,10 @@ def trial_stage(
             plan = plan_cohort(
                 *(key_prior, cohort, config.visits, draws, inputs.priors, experiment.data.aliases),
                 engraftment_bias=config.engraftment_bias,
+                cut_off=config.cut_off,
             )
             parts, also, pfs, times, step, total = [], [], [], [], piece_size(draws.size), draws.size
+            days = np.zeros(0)
             for first in range(0, total, step):
                 piece = slice(first, min(first + step, total))
 
@@ -122,7 +125,7 @@ def trial_stage(
                         plan.trial(piece),
                         rule,
                         num_patients=config.patients,
-                        endpoints=Endpoints(len(plan.arms), config.confirmation, config.blinded_reader),
+                        endpoints=Endpoints(len(plan.arms), config.confirmation, config.blinded_reader, days=True),
                         numbers=config.numbers,
                         first_draw=piece.start,
                         devices=devices_for(device),
@@ -134,7 +137,8 @@ def trial_stage(
                     times.append((seconds, piece.stop - first))
                 parts.append(counts)
                 also.append(draw_endpoints(counts, more, config.visits.days(), config.confirmation))
-                pfs.append(survival_curves(more)["pfs"])
+                days, by_end = ends_by_day(more, config.visits.days())
+                pfs.append(survival_curves(by_end[:, :, -1])["pfs"])
                 progress(f"trial, {cohort.label or cohort.tumour_type}", piece.stop, total)
             counts = jax.tree.map(lambda *x: np.concatenate(x), *parts)
             here = _running(times)
@@ -164,7 +168,7 @@ def trial_stage(
                 tgi.append(inhibition_rows(cohort, plan, mice, day, warnings))
                 names = [" + ".join(one) for one in mice.drugs]
                 ranks.append(rank_rows(cohort.tumour_type, groups, "mouse_tgi", names, mice.median, warnings))
-            survival.append(pfs_rows(cohort, plan, np.concatenate(pfs), config.visits.days()))
+            survival.append(pfs_rows(cohort, plan, np.concatenate(pfs), days))
             shown = min(inputs.experiment.report.patients_shown, draws.size)
             course = trajectories(key_patients, plan.trial(slice(shown)), rule, numbers=config.numbers)
             engaged.append(engagement_rows(cohort, sampler, inputs.priors))
@@ -192,6 +196,12 @@ def trial_stage(
         compile_seconds=round(compiling, 3),
         patients=simulated,
     )
+
+
+def recist_rule(config: TrialConfig) -> RecistRule:
+    """The version of RECIST, with what the protocol changes of it."""
+    changes = config.protocol.model_dump(exclude_none=True)
+    return RECIST_VERSIONS[config.recist]._replace(**changes)
 
 
 def piece_size(num_draws: int) -> int:

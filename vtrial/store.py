@@ -355,7 +355,10 @@ def _savez(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     # Not numpy.savez: it takes the names as keyword arguments, where "file" would clash.
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for key, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as entry:
+            info = zipfile.ZipInfo(f"{key}.npy")
+            # counts are mostly zeros; draws do not get smaller
+            info.compress_type = zipfile.ZIP_DEFLATED if array.dtype.kind in "iu" else zipfile.ZIP_STORED
+            with archive.open(info, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 

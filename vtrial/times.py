@@ -1,8 +1,8 @@
 """Counts of one simulation -> the rows of `endpoints.csv`: what an arm shows beside its response rate.
 
-Everything is read from `EndpointCounts`, per draw: nothing is simulated again. Times are Kaplan-Meier curves on the
-days of the visits, as a trial would draw them; a median that a draw's curve does not reach counts as beyond the last
-visit, and a quantile over draws that falls there is empty.
+Everything is read from `EndpointCounts`, per draw: nothing is simulated again. Times are Kaplan-Meier curves on whole
+days where visits are late, as a trial would draw them, else on the days of the visits; a median that a draw's curve
+does not reach counts as beyond the last visit, and a quantile over draws that falls there is empty.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ COLUMNS = (
 )
 #: of the curves of progression free survival
 PFS_COLUMNS = ("tumour_type", "arm", "day", "mean", "q05", "q25", "q50", "q75", "q95")
+#: of the mean of a curve, less than which is not seen in a picture
+LEAST_STEP = 0.0025
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LANDMARK_DAYS = (182.0, 365.0)
 
@@ -73,38 +75,58 @@ def survival_at(curve: np.ndarray, days: np.ndarray, day: float) -> np.ndarray:
     return curve[..., before[-1]] if len(before) else np.ones(curve.shape[:-1])
 
 
-def survival_curves(endpoints: EndpointCounts) -> dict[str, np.ndarray]:
-    """Kaplan-Meier curves ``ttp`` and ``pfs``, [D, A, B + 1, V + 1], of every draw, arm and subgroup, all last.
+def ends_by_visit(endpoints: EndpointCounts) -> np.ndarray:
+    """Patients by visit of the end, day 0 first, and its kind, [D, A, B + 1, V + 1, 3]; all subgroups last."""
+    return _with_all(endpoints.course).sum(3)
 
-    The first of the V + 1 times is day 0, the others are the visits. Progression free survival counts death as an
-    event; for the time to progression it censors.
+
+def ends_by_day(endpoints: EndpointCounts, visit_days: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Days [T], and patients by day and kind of their end [D, A, B + 1, T, 3].
+
+    Every whole day where visits are late; else day 0 and the visits.
     """
-    by_end = _with_all(endpoints.course).sum(3)  # [D, A, B + 1, end, kind]
+    if endpoints.end_day is None:
+        return np.array([0.0, *visit_days], float), ends_by_visit(endpoints)
+    by_end = _with_all(endpoints.end_day)
+    return np.arange(by_end.shape[-2], dtype=float), by_end
+
+
+def survival_curves(by_end: np.ndarray) -> dict[str, np.ndarray]:
+    """Kaplan-Meier curves ``ttp`` and ``pfs`` [..., T] from patients by time and kind of their end [..., T, 3].
+
+    Progression free survival counts death as an event; for the time to progression it censors.
+    """
     return {
         "ttp": landmark_curve(by_end[..., 1], by_end[..., 0] + by_end[..., 2]),
         "pfs": landmark_curve(by_end[..., 1] + by_end[..., 2], by_end[..., 0]),
     }
 
 
-def pfs_rows(cohort: Cohort, plan: CohortPlan, curves: np.ndarray, visit_days: Sequence[float]) -> pd.DataFrame:
+def pfs_rows(cohort: Cohort, plan: CohortPlan, curves: np.ndarray, days: np.ndarray) -> pd.DataFrame:
     """Progression free survival of all patients of every arm of a cohort: mean and quantiles over draws, a row a time.
+
+    A day has a row where the mean has moved by `LEAST_STEP` since the last one; so have the first and the last day.
 
     Parameters
     ----------
-    curves : array [D, A, B + 1, V + 1]
+    curves : array [D, A, T]
         From `survival_curves`.
-    visit_days
-        The V visits.
+    days : array [T]
+        From `ends_by_day`.
     """
-    days = [0.0, *map(float, visit_days)]
     rows = []
     for k, arm in enumerate(plan.arms):
-        for place, day in enumerate(days):
-            draws = curves[:, k, -1, place]
+        last = np.inf
+        for place, day in enumerate(days.tolist()):
+            draws = curves[:, k, place]
             draws = draws[~np.isnan(draws)]
-            if len(draws):  # nobody may be at risk so late in any draw
-                values = (cohort.tumour_type, arm, day, draws.mean(), *np.quantile(draws, QUANTILES))
+            if not len(draws):  # nobody may be at risk so late in any draw
+                continue
+            mean = draws.mean()
+            if abs(mean - last) >= LEAST_STEP or place == len(days) - 1:
+                values = (cohort.tumour_type, arm, day, mean, *np.quantile(draws, QUANTILES))
                 rows.append(dict(zip(PFS_COLUMNS, values, strict=True)))
+                last = mean
     return pd.DataFrame(rows, columns=list(PFS_COLUMNS))
 
 
@@ -150,20 +172,25 @@ def draw_endpoints(
         found["blinded_orr"] = ("fraction", share(by_blinded, patients))
         found["readers_agree"] = ("fraction", 1.0 - share(responders + by_blinded - 2 * both, patients))
 
-    days = np.concatenate([[0.0], np.asarray(visit_days, float)])
-    for name, curve in survival_curves(endpoints).items():
+    days, by_end = ends_by_day(endpoints, visit_days)
+    for name, curve in survival_curves(by_end).items():
         found[f"{name}_median"] = ("day", np.where(patients > 0, median_time(curve, days), np.nan))
         for landmark in LANDMARK_DAYS:
             if landmark <= days[-1]:
                 found[f"{name}_at_{landmark:.0f}_days"] = ("fraction", survival_at(curve, days, landmark))
 
-    duration, lasting, ended = _durations(course, days)
+    if endpoints.duration is None:
+        duration, lasting, ended = _durations(course, days)
+        by_start, starts = course.sum((-1, -2))[..., 1:], days[1:]
+    else:
+        by_length = with_all(endpoints.duration)
+        duration, lasting, ended = days, by_length[..., 0], by_length[..., 1]
+        by_start, starts = with_all(endpoints.response_day), days
     curve = landmark_curve(ended, lasting)
     some = responders > 0
     found["dor_median"] = ("day", np.where(some, median_time(curve, duration), np.nan))
     found["dor_at_182_days"] = ("fraction", np.where(some, survival_at(curve, duration, 182.0), np.nan))
-    by_start = course.sum((-1, -2))[..., 1:]
-    found["time_to_response_median"] = ("day", np.where(some, _median_of(by_start, days[1:]), np.nan))
+    found["time_to_response_median"] = ("day", np.where(some, _median_of(by_start, starts), np.nan))
     # a bin of 5 % is its middle; the two at the ends are -100 % and more than +100 %
     middle = np.concatenate([[-100.0], np.arange(-97.5, 100.0, 5.0), [np.inf]])
     measured = change[..., :-1]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtrial.base import PatientLaw, Regimens, Schedule, Trial
-from vtrial.config import Cohort, Visits
+from vtrial.config import Cohort, CutOff, Visits
 from vtrial.dosing import Dosing, segment_edges
 from vtrial.errors import InputError
 from vtrial.patients import lay_out
@@ -182,6 +182,7 @@ def plan_cohort(
     aliases: Mapping[str, str],
     engraftment_bias: float = 0.0,
     sampler: PriorSampler | None = None,
+    cut_off: CutOff | None = None,
 ) -> CohortPlan:
     """Everything that `trial.simulate` needs for one cohort.
 
@@ -203,6 +204,8 @@ def plan_cohort(
         exactly: mean of ln growth less b times its variance.
     sampler
         Of that key, where somebody wants to know what it gave.
+    cut_off
+        Of the experiment; None follows everybody to the last visit.
 
     Raises
     ------
@@ -267,6 +270,8 @@ def plan_cohort(
         **between_patients(drugs, cohort.tumour_type, sampler, priors),
         **_new_lesion_ratio(drugs, sampler, priors),
     )
+    if cut_off is not None:
+        values |= dict(accrual=np.full(size, cut_off.accrual), cut_off=np.full(size, cut_off.after))
     law = PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
     dosings = [{priors.drug(d).name: dosing.to_dosing() for d, dosing in arm.drugs.items()} for arm in cohort.arms]

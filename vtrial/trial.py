@@ -47,11 +47,14 @@ class Endpoints(NamedTuple):
         Whether the response whose start and duration are read must be confirmed.
     blinded : bool
         Whether a second, blinded reader reads the arms too; without, what is counted of that reader is None.
+    days : bool
+        Whether times are counted by the day too where visits are late; where all are on time they have their numbers.
     """
 
     num_arms: int
     confirmation: bool = True
     blinded: bool = False
+    days: bool = False
 
 
 # ------------------------------------------------------------------------------------------------ what is asked for
@@ -121,6 +124,8 @@ def simulate(
     if endpoints:
         parts = parts._replace(death=True, blinded=endpoints.blinded)
         setup = setup._replace(arms=endpoints.num_arms, confirmation=endpoints.confirmation)
+        if endpoints.days and parts.late_visits:
+            setup = setup._replace(days=_num_days(trial.schedule))
     mesh = Mesh(tuple(jax.devices() if devices is None else devices), ("draws",))
     if chunk is None:
         chunk = _CHUNK_CPU if mesh.devices.flat[0].platform == "cpu" else _CHUNK_ACCELERATOR
@@ -156,6 +161,12 @@ def trajectories(
     return _trajectories(
         key, jnp.int32(first_draw), law, exposure, plan, setup=setup, patients_per_draw=patients_per_draw
     )
+
+
+def _num_days(schedule: Schedule) -> int:
+    """Whole days from 0 to the last on which a visit may be made, see `course.visit_days`."""
+    day = [0.0, *schedule.visit_day.tolist()]
+    return round(2 * day[-1] - day[-2]) + 1
 
 
 def _laid_out(trial: Trial, rule: RecistRule, numbers: Numbers) -> tuple[PatientLaw, Array, Plan, Setup]:

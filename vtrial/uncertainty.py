@@ -29,8 +29,7 @@ from vtrial.inputs import Inputs, marks
 from vtrial.posterior import Draws, spread_evenly
 from vtrial.progress import Progress
 from vtrial.rates import response_rates
-from vtrial.response import RECIST_VERSIONS
-from vtrial.simulation import piece_size
+from vtrial.simulation import piece_size, recist_rule
 from vtrial.store import RunFolder
 from vtrial.translation import CohortPlan, plan_cohort
 from vtrial.trial import Endpoints, simulate
@@ -144,6 +143,7 @@ def uncertainty_stage(
             plan = plan_cohort(
                 *(key_prior, cohort, config.visits, draws, inputs.priors, inputs.experiment.data.aliases),
                 engraftment_bias=config.engraftment_bias,
+                cut_off=config.cut_off,
             )
             stored = rates[f"cohort_{index + 1}"].to_dataset()
             known = stored["rate"].isel(endpoint=0).sel(subgroup="all").transpose("draw", "arm").to_numpy()
@@ -158,9 +158,9 @@ def uncertainty_stage(
                     counts, _ = simulate(
                         key_patients,
                         plan._replace(law=law, exposure=exposure).trial(slice(first, first + step)),
-                        RECIST_VERSIONS[config.recist],
+                        recist_rule(config),
                         num_patients=min(config.patients, NUM_PATIENTS),
-                        endpoints=Endpoints(len(plan.arms), config.confirmation, config.blinded_reader),
+                        endpoints=Endpoints(len(plan.arms), config.confirmation, config.blinded_reader, days=True),
                         numbers=config.numbers,
                         first_draw=first,
                         devices=devices_for(device),

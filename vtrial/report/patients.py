@@ -202,7 +202,9 @@ def survival(frame: pd.DataFrame, tumour_type: str) -> Figure:
         ]
         curve = points([row["day"] for row in rows], [100 * row["mean"] for row in rows], hover, name, {"size": 5})
         dash = ("solid", "dash", "dot", "dashdot")[place % 4]
-        look = {"mode": "lines+markers", "line": {"color": colour, "width": 2, "shape": "hv", "dash": dash}}
+        # a point a visit; where there is one nearly every day they would hide the line
+        mode = "lines+markers" if len(rows) <= 40 else "lines"
+        look = {"mode": mode, "line": {"color": colour, "width": 2, "shape": "hv", "dash": dash}}
         traces.append(curve | look | group | {"marker": {"size": 4, "color": colour}})
     y = axis("progression free, %") | {"range": [0, 102], "dtick": 25}
     legend = {"orientation": "v", "x": 0, "y": -0.2, "yanchor": "top", "font": {"size": 11}}
