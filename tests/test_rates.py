@@ -193,4 +193,9 @@ def test_superiority_counts_ties_as_half():
     table = superiority(COHORT, PLAN, rates).set_index(["subgroup", "against"])["probability"]
     assert table["all", "a alone"] == 1.0 and table["all", "b alone"] == 1.0
     assert table["wild", "b alone"] == pytest.approx((0.5 + 1.0) / 2), "0.2 against 0.2, and 0.2 against 0.02"
-    assert set(superiority(COHORT, PLAN, rates)["arm"]) == {"A + B"}
+    whole = superiority(COHORT, PLAN, rates)
+    assert set(whole["arm"]) == {"A + B"}
+    differences = whole.set_index(["subgroup", "against"])
+    # 0.28 and 0.35 against 0.20 and 0.02
+    assert differences.loc[("all", "b alone"), "difference"] == pytest.approx((0.08 + 0.33) / 2)
+    assert differences.loc[("all", "b alone"), "q05"] == pytest.approx(0.08 + 0.05 * 0.25)

@@ -74,6 +74,8 @@ FILES = {
     "experiment.yaml",
     "tgi.csv",
     "discrepancies.csv",
+    "contrasts.csv",
+    "exceedance.csv",
     "ranks.csv",
     "loo.csv",
     "manifest.json",

@@ -179,7 +179,7 @@ def orr_draws(
 
 
 def superiority(cohort: Cohort, plan: CohortPlan, rates: dict[str, np.ndarray]) -> pd.DataFrame:
-    """P(rate of a combination > rate of each of its drugs alone at the same doses), per subgroup."""
+    """P(rate of a combination > that of each of its drugs alone, same doses), and the difference, per subgroup."""
     main = next(iter(rates))
     parts, present = np.asarray(plan.regimens.parts), np.asarray(plan.regimens.present)
     rows = []
@@ -197,6 +197,9 @@ def superiority(cohort: Cohort, plan: CohortPlan, rates: dict[str, np.ndarray]) 
                         "arm": arm,
                         "against": f"{drug} alone",
                         "probability": probability,
+                        "difference": float(np.mean(combination - single)),
+                        **dict(zip(("q05", "q95"), np.quantile(combination - single, [0.05, 0.95]), strict=True)),
                     }
                 )
-    return pd.DataFrame(rows, columns=["tumour_type", "subgroup", "arm", "against", "probability"])
+    columns = ["tumour_type", "subgroup", "arm", "against", "probability", "difference", "q05", "q95"]
+    return pd.DataFrame(rows, columns=columns)

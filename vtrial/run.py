@@ -138,6 +138,7 @@ def run(
     GateError
         After everything is written, if the fit did not pass its gates.
     """
+    from vtrial.contrasts import contrasts, exceedance
     from vtrial.discrepancy import discrepancies
     from vtrial.fitting import fit_stage
     from vtrial.simulation import mice_stage, trial_stage
@@ -156,6 +157,8 @@ def run(
         folder.write_csv("engagement.csv", trial.engagement)
         said = marks(inputs.experiment, folder.manifest())
         folder.write_csv("discrepancies.csv", discrepancies(inputs.experiment, trial.draws, said))
+        folder.write_csv("contrasts.csv", contrasts(trial.draws, said))
+        folder.write_csv("exceedance.csv", exceedance(trial.draws, said))
         folder.write_csv("tgi.csv", trial.tgi)
         folder.write_csv("ranks.csv", trial.ranks)
         begun = time.perf_counter()
