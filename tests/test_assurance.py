@@ -62,6 +62,9 @@ def test_chance_that_a_trial_exceeds_a_rate():
     draws = RateDraws(np.array([0.1, 0.3]), np.array([0.4, 0.0]), 10**9)
     z = (special.logit(0.1) - special.logit(0.15)) / 0.4
     assert trial_above(draws, 0.15) == pytest.approx(0.5 * stats.norm.cdf(z) + 0.5, abs=1e-12)
+    # a rate that is the very figure: above it in half of the trials, never where trials do not differ
+    same = RateDraws(np.array([0.15, 0.15]), np.array([0.4, 0.0]), 100)
+    assert trial_above(same, 0.15) == pytest.approx(0.25, abs=1e-12)
 
 
 def test_responders_of_fewer_patients():

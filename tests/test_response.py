@@ -118,6 +118,16 @@ def test_lesions_known_to_be_gone_override_the_sum():
     assert codes.tolist() == [CR, CR, PD]
 
 
+def test_non_target_disease_that_stays_makes_a_complete_response_a_partial_one():
+    """Table 1: target CR and non-target non-CR/non-PD, or not evaluated, is PR; target PR and SD stay what they are."""
+    sld, yes, no = jnp.array([60.0, 0.0, 0.0, 90.0]), jnp.ones(4, bool), jnp.zeros(4, bool)
+    there = jnp.array([True, True, False, True])
+    read = jax.jit(lambda sld, new: response.visit_response(sld, jnp.array(100.0), new, yes, None, there))
+    assert read(sld, no).tolist() == [PR, PR, CR, PD]
+    # 90 mm is SD against a nadir of 90, and a new lesion is PD whatever else is there
+    assert read(jnp.array([90.0, 90.0, 90.0, 90.0]), ~there).tolist() == [SD, SD, PD, SD]
+
+
 # ---------------------------------------------------------------------------------------------- best response, by hand
 
 Q8W = [56.0, 112.0, 168.0, 224.0, 280.0]

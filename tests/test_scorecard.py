@@ -93,7 +93,11 @@ def fitted(tmp_path, monkeypatch):
     (folder.path / "experiment.yaml").write_text("name: tiny")
     data = SimpleNamespace(synthetic=True, aliases={})
     made = SimpleNamespace(
-        name="tiny", is_quick=False, data=data, prior_paths=lambda: [], trial=SimpleNamespace(engraftment_bias=0.0)
+        name="tiny",
+        is_quick=False,
+        data=data,
+        prior_paths=lambda: [],
+        trial=SimpleNamespace(engraftment_bias=0.0, cut_off=None),
     )
     monkeypatch.setattr(experiment, "load_resolved", lambda *_: made)
     monkeypatch.setattr(RunFolder, "has_posterior", lambda *_: True)

@@ -12,7 +12,7 @@ import xarray as xr
 import yaml
 
 from vtrial.base import PatientLaw
-from vtrial.config import Cohort, Visits
+from vtrial.config import Cohort, CutOff, Visits
 from vtrial.errors import InputError
 from vtrial.posterior import Draws
 from vtrial.priors import Priors, load_priors
@@ -240,6 +240,17 @@ def test_growth_of_tumour_types_without_curves(priors):
     unknown = law_of(plan(cohort_of("sarcoma", {"t": {"trametinib": TRAMETINIB}}), draws, priors))
     z = (unknown.mu_ln_growth - draws.get("mu_ln_growth")) / draws.get("omega_ln_growth_type")
     assert_normal(z, 0.0, 1.0)
+
+
+def test_a_cut_off_is_of_the_trial_and_moves_no_draw(priors):
+    draws = posterior(size=4)
+    cohort = cohort_of("PDAC", {"t": {"trametinib": TRAMETINIB}})
+    plain = plan(cohort, draws, priors).law
+    cut = plan_cohort(KEY, cohort, VISITS, draws, priors, {}, cut_off=CutOff(accrual="365 d", after="540 d")).law
+    assert plain.cut_off is None and plain.accrual is None
+    assert cut.cut_off.tolist() == [540.0] * 4 and cut.accrual.tolist() == [365.0] * 4
+    for name in set(PatientLaw._fields) - {"cut_off", "accrual"}:
+        np.testing.assert_array_equal(getattr(plain, name), getattr(cut, name), err_msg=name)
 
 
 def test_weights_against_engraftment_are_those_of_the_models(priors):

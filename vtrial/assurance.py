@@ -82,7 +82,8 @@ def trial_above(draws: RateDraws, rate: float) -> float:
     """P(the rate of a trial exceeds `rate`)."""
     distance = _half_patient(draws) - special.logit(rate)
     spread = np.asarray(draws.between_trials, float)
-    z = np.divide(distance, spread, out=np.sign(distance) * np.inf, where=spread > 0.0)
+    # without a spread a trial's rate is the population's, which is not above itself
+    z = np.divide(distance, spread, out=np.where(distance > 0.0, np.inf, -np.inf), where=spread > 0.0)
     return float(draws.weights() @ special.ndtr(z))
 
 

@@ -205,4 +205,6 @@ def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
         marks.append("synthetic data")
     if bias := experiment.trial.engraftment_bias:
         marks.append(f"sensitivity: weighted against engraftment bias {bias:g}")
+    if cut_off := experiment.trial.cut_off:
+        marks.append(f"as known at a cut-off {cut_off.after:g} d after the first patient")
     return marks

@@ -118,12 +118,13 @@ def visit_response(
     new_lesion: Bool[Array, " V"],
     assessed: Bool[Array, " V"],
     all_gone: Bool[Array, " V"] | None = None,
+    non_target: Bool[Array, " V"] | None = None,
     *,
     rule: RecistRule = RECIST_1_1,
 ) -> Int[Array, " V"]:
     """Response at every visit of one patient.
 
-    In order: not assessed is NE; a new lesion is PD whatever the target lesions do; all target lesions gone is CR;
+    In order: not assessed is NE; a new lesion is PD whatever the target lesions do; all lesions gone is CR;
     a sum above nadir by the progression fraction and the minimum increase is PD, even where it still lies 30 % below
     baseline; then PR; the rest is SD. The nadir is the smallest sum so far, baseline included.
 
@@ -140,6 +141,9 @@ def visit_response(
     all_gone
         All target lesions are gone: given where that is known lesion by lesion (nodes below 10 mm short axis leave a
         sum above 0). Without it, the sum is compared with `rule.disappearance_mm`.
+    non_target
+        Non-target disease is still there, or was not looked at (Table 1: then no CR, but PR). Virtual patients have
+        none. Unequivocal progression of it belongs to `new_lesion`.
     rule
         RECIST_1_1, RECIST_1_0 or a protocol's own.
 
@@ -149,6 +153,7 @@ def visit_response(
         Codes CR, PR, SD, PD, NE. Visits after the first PD are still read; the best response ignores them.
     """
     gone = sld <= rule.disappearance_mm if all_gone is None else all_gone
+    gone = gone if non_target is None else gone & ~non_target
     nadir = sld_baseline
     codes = []
     for size, *known in zip(*(jnp.unstack(each) for each in (sld, new_lesion, assessed, gone)), strict=True):
