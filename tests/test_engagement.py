@@ -83,6 +83,26 @@ def test_published_inhibition_comes_out(rows):
     np.testing.assert_allclose(odds["a quarter"].to_numpy() * 4, odds["GSK2256098"].to_numpy(), rtol=1e-3)
 
 
+def test_an_infusion_without_an_end_holds_the_average(tmp_path):
+    """Twelve hours, twice a day, into the vein: after many half-lives the amount is its average."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("drugs:\n  GSK2256098:\n    pk: {route: intravenous}\n")
+    priors = load_priors([file])
+    drug = {"dose": "1000 mg", "schedule": "BID", "intensity": 1.0, "missed": 0}
+    arms = [
+        {"name": name, "drugs": {"GSK2256098": drug | {"infusion": length}}}
+        for name, length in (("always", "12 h"), ("at once", "0 min"))
+    ]
+    cohort = Cohort.model_validate({"tumour_type": "LGSOC", "arms": arms})
+    found = engagement_rows(cohort, PriorSampler(jax.random.key(5), priors, 50), priors)
+    found = found[found["day"] >= 14]
+    always, at_once = (found[found["arm"] == name]["q50"] for name in ("always", "at once"))
+    # 14 d are more than 20 of the longest half-lives of 50 draws (6 h, log-SD 0.3); float32
+    assert np.ptp(always) < 1e-4
+    # a bolus of a whole half-life of doses swings by a factor of four about it
+    assert at_once.min() < always.min() - 0.05 and at_once.max() > always.max() + 0.05
+
+
 def test_horizon_is_two_cycles_within_bounds():
     assert horizon([Dosing(1.0, "mg")]) == 28
     assert horizon([Dosing(1.0, "mg"), Dosing(1.0, "mg", on_days=21, cycle_days=28)]) == 56

@@ -653,7 +653,8 @@ def test_deaths_are_dated_on_their_own_day():
     asked = trial.Endpoints(NUM_ARMS, days=True)
     _, more = trial.simulate(KEY, trial_of(law), num_patients=NUM_PATIENTS, endpoints=asked, devices=ONE_DEVICE)
     deaths, num = np.asarray(more.end_day)[:, 0, :, :, 2].sum((0, 1)), NUM_DRAWS * NUM_PATIENTS
-    for day in (20, 100, 250):
+    assert deaths[0] == 0
+    for day in (1, 20, 100, 250):
         # days are whole: up to half a day later
         share = -math.expm1(-leaving * (day + 0.5))
         assert abs(deaths[: day + 1].sum() / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)

@@ -57,13 +57,14 @@ def ending_days(
     day
         Days on which the visits were made.
     left_day
-        Day on which the patient left the study: a death is of that day, not of a visit.
+        Day on which the patient left the study: a death is of that day, not of a visit, and of day 1 at the earliest,
+        since on day 0 everybody is alive.
     """
     response, last = jnp.zeros_like(left_day), jnp.zeros_like(left_day)
     for visit, this_day in enumerate(jnp.unstack(day)):
         response = jnp.where(end.response == visit + 1, this_day, response)
         last = jnp.where(end.end == visit + 1, this_day, last)
-    return response, jnp.where(end.kind == 2, left_day, last)
+    return response, jnp.where(end.kind == 2, jnp.maximum(left_day, 1.0), last)
 
 
 def change_bin(change: Float[Array, " *P"]) -> Int[Array, " *P"]:
