@@ -1,6 +1,5 @@
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +10,6 @@ from vtrial.priors import Priors, load_priors
 from vtrial.published import DAYS, SimulatedArms
 from vtrial.report.validation_page import validation_page
 from vtrial.scorecard import answer
-from vtrial.translation import PriorSampler
 from vtrial.validation import Settings, coverage, summary, validate
 
 SIZE = 120
@@ -173,18 +171,3 @@ def test_summary_coverage_and_page(scores, taught_by_all) -> None:
     assert "GOG 281" in page[page.index("<h2>Medians") :]
     assert "mixed &amp; endocrine" in page
     assert "90 % intervals miss" in page
-
-
-def test_reader_line_and_matched_biomarker_shift_the_logit_of_those_arms_alone():
-    priors = load_priors()
-    arms = [arm for arm in priors.trials if arm.drugs]
-    assert all(arm.biomarker for arm in arms if arm.matched)
-    chosen = next(arm for arm in arms if arm.matched)
-    plain = chosen.model_copy(update={"id": 9001, "matched": False})
-    sampler = PriorSampler(jax.random.key(3), priors, 4000)
-    found = validation.offsets(sampler, [chosen, plain])
-    difference = found[chosen.id] - found[9001]
-    # 31 % where the biomarker matches, 10.5 % where not (Schwaederle 2015): logit 0.31 - logit 0.105 = 1.34; SD 0.7
-    assert abs(difference.mean() - 1.3) < 4 * 0.7 / np.sqrt(4000)
-    assert abs(difference.std() - 0.7) < 4 * 0.7 / np.sqrt(2 * 4000)
-    assert validation.offsets(sampler, [plain])[9001] == pytest.approx(found[9001])

@@ -23,7 +23,7 @@ class MetaArm(NamedTuple):
     drugs: Mapping[str, str]
     responders: int
     patients: int
-    offset: np.ndarray  # [D] of the logit: line, reader and biomarker of each draw of their priors
+    offset: np.ndarray  # [D] of the logit: line and reader of each draw of their priors
 
 
 def _model(arrays: Mapping[str, jax.Array], sizes: Mapping[str, int], between_trials: float) -> None:

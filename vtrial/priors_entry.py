@@ -112,9 +112,6 @@ class TrialArm(_Strict):
     tumour_type: Text
     subgroup: Text = "all"
     biomarker: Text | None = Field(default=None, description="how patients were selected where the mice are not")
-    matched: Annotated[bool, Field(strict=True)] = Field(
-        default=False, description="whether that is an alteration of a drug's target, or upstream of it in its pathway"
-    )
     prevalence: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         default=None, description="share of the subgroup within the tumour type"
     )
@@ -153,8 +150,6 @@ class TrialArm(_Strict):
             raise fault(f"must be at most num_patients, {self.num_patients}", "num_responders")
         if bool(self.drugs) == bool(self.not_predictable):
             raise fault("needs either drugs or not_predictable, and not both")
-        if self.matched and not self.biomarker:
-            raise fault("needs a biomarker that the patients were selected by", "matched")
         if bool(self.covariates) != (self.prevalence is not None):
             raise fault("prevalence and covariates must be given together", "prevalence")
         if self.median_pfs_interval is not None:

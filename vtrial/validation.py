@@ -121,7 +121,7 @@ class _Pipeline:
         self.calibration = Calibration(teachers, own, terms, common_terms(sampler))
 
     def logit(self, arm: TrialArm, *, independent_action: bool = False) -> np.ndarray:
-        """Logit of the rate in patients chosen, treated before and read as those of this arm, [D]."""
+        """Logit of the rate as this arm's reader and line would see it, [D]."""
         rates = self.simulated.independent_action if independent_action else self.simulated.rate
         return logit_rate(rates[arm.id], self.simulated.patients[arm.id]) + self._offsets[arm.id]
 
@@ -146,14 +146,12 @@ class _Pipeline:
 
 
 def offsets(sampler: PriorSampler, arms: Sequence[TrialArm]) -> dict[int, np.ndarray]:
-    """What reader, line and a matched biomarker add to the logit of the rate, [D] by id; 0 where nothing is known."""
+    """What reader and line add to the logit of the rate, [D] by id; 0 where the source does not tell."""
     reader = sampler.entry("translation.reader_investigator")
     line = sampler.entry("translation.per_prior_line")
     reference = sampler.entry("translation.reference_prior_lines")
-    matched = sampler.entry("translation.matched_biomarker")
     return {
         arm.id: reader * float(arm.reader == "investigator")
-        + matched * float(arm.matched)
         + (line * (arm.prior_lines - reference) if arm.prior_lines is not None else 0.0)
         for arm in arms
     }
