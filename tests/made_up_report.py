@@ -155,6 +155,41 @@ def uncertainty_frame(arms=(A, B, AB)) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names.split())
 
 
+def tgi_frame(drugs=("alpha", "beta", "alpha + beta")) -> pd.DataFrame:
+    rows = []
+    for endpoint, kind in (("tgi", "population"), ("tgi", "predictive"), ("regression", "population")):
+        for place, name in enumerate(drugs):
+            for subgroup in ("mutant", "all"):
+                middle = (0.5 + 0.2 * place) * (0.3 if endpoint == "regression" else 1.0)
+                wide = 2.0 if kind == "predictive" else 0.2
+                quantiles = [middle + wide * z for z in (-1.0, -0.4, 0.0, 0.3, 0.5)]
+                above = 0.9 if place == 2 and endpoint == "tgi" else math.nan
+                rows.append(["LGSOC", subgroup, name, endpoint, kind, 21.0, middle, 0.1, *quantiles, above])
+    names = "tumour_type subgroup drugs endpoint kind day mean sd q05 q25 q50 q75 q95 above_singles"
+    return pd.DataFrame(rows, columns=names.split())
+
+
+def rank_frame(arms=(A, B, AB), drugs=("alpha", "beta", "alpha + beta")) -> pd.DataFrame:
+    chances = ((0.05, 0.7, 0.25), (0.01, 0.25, 0.74), (0.94, 0.05, 0.01))
+    rows = [
+        ["LGSOC", subgroup, endpoint, name, rank + 1, chance]
+        for endpoint, names in (("confirmed_orr", arms), ("mouse_tgi", drugs))
+        for subgroup in ("mutant", "all")
+        for name, own in zip(names, chances, strict=True)
+        for rank, chance in enumerate(own)
+    ]
+    return pd.DataFrame(rows, columns=["tumour_type", "subgroup", "endpoint", "treatment", "rank", "probability"])
+
+
+def discrepancy_frame(arm=AB) -> pd.DataFrame:
+    rows = [
+        ["LGSOC", A, "all", 7, 69, 0.1, 0.6, 0.5, 0.55, "s"],
+        ["LGSOC", arm, "all", 34, 109, 0.1, 0.99, 0.02, 0.985, "s"],
+    ]
+    names = "tumour_type arm subgroup responders patients predicted at_most at_least mid_p source"
+    return pd.DataFrame(rows, columns=names.split())
+
+
 def prior_posterior_frame() -> pd.DataFrame:
     rows = [
         ["mu_ln_growth", "growth.mouse.ln_rate", -3.5, -3.2, -3.0, -2.8, -2.5, -2.9, 0.05, -2.98, -2.82],
@@ -201,6 +236,10 @@ def made_up_inputs(**changes) -> ReportInputs:
         uncertainty=uncertainty_frame(),
         prior_posterior=prior_posterior_frame(),
         chains=chain_frame(),
+        tgi=tgi_frame(),
+        ranks=rank_frame(),
+        discrepancies=discrepancy_frame(),
+        scans={"LGSOC": {"visit_delay": 3.0, "missed_visit": 0.03}},
         notes=("One note.",),
     )
     return dataclasses.replace(inputs, **changes)

@@ -27,6 +27,10 @@ def arguments_for(case: str, sets: list[str]) -> tuple[str, ...]:
     reads = {"tables": f"data.path={name}", "priors": f"priors=[{name}]", "evidence": f"fit.evidence=[{name}]"}
     if kind == "experiments":
         return ("check", name, *extra)
+    if kind == "sweep_files":
+        return ("sweep", name, "--dry-run")
+    if kind == "protocols":
+        return ("pdx-study", name, "--out", "out")
     return ("report", name) if kind == "run_folders" else (*SOUND, "--set", reads[kind], *extra)
 
 

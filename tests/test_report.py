@@ -22,6 +22,7 @@ from tests.made_up_report import (
     B,
     chain_frame,
     curve_frame,
+    discrepancy_frame,
     endpoint_frame,
     experiment,
     made_up_inputs,
@@ -30,7 +31,9 @@ from tests.made_up_report import (
     patient_frames,
     pfs_frame,
     prior_posterior_frame,
+    rank_frame,
     swimmer_frame,
+    tgi_frame,
     uncertainty_frame,
 )
 from vtrial.errors import InputError
@@ -62,6 +65,7 @@ from vtrial.report import (
 )
 from vtrial.report.curves import curve_store, panel_data
 from vtrial.report.figures import plain
+from vtrial.report.ranking import rank_bars
 
 VOID = {"wbr", "meta", "br", "input", "hr", "img", "link"}
 
@@ -314,6 +318,50 @@ def test_growth_inhibition_by_hand():
     assert row["observed_q25"] == pytest.approx(92.5) and row["fitted_q50"] == pytest.approx(102.5)
 
 
+def test_inhibition_of_new_models_is_one_row_a_set_of_drugs_all_first():
+    table = mice.new_models(tgi_frame())
+    assert list(zip(table["drugs"], table["subgroup"], strict=True)) == [
+        (drugs, group) for drugs in ("alpha", "beta", "alpha + beta") for group in ("all", "mutant")
+    ]
+    row = table.iloc[4]
+    assert [row[name] for name in ("q50", "q05", "model_q05", "regressing", "above_singles", "day")] == pytest.approx(
+        [0.9, 0.7, -1.1, 0.27, 0.9, 21.0]
+    )
+    figure = mice.inhibition_forest(table)
+    named = {trace.name: trace for trace in figure.data}
+    assert list(named["median model, 90 %"].x[:3]) == pytest.approx([30.0, 60.0, None])
+    assert figure.layout.xaxis.range[0] >= -104  # one model grows on at -150 %: the rest is not squeezed
+    assert [note.text for note in figure.layout.annotations][:2] == ["alpha", "alpha, mutant"]
+
+
+def test_ranks_fill_every_bar_and_the_best_is_darkest():
+    frame = rank_frame()
+    figure = rank_bars(frame[(frame["endpoint"] == "confirmed_orr") & (frame["subgroup"] == "all")])
+    assert [trace.name for trace in figure.data] == ["rank 1", "rank 2", "rank 3"]
+    assert np.sum([trace.x for trace in figure.data], axis=0) == pytest.approx([100.0] * 3)
+    assert list(figure.data[0].x) == pytest.approx([5.0, 1.0, 94.0]) and len(set(figure.data[0].y)) == 3
+    shade = [sum(int(x) for x in re.findall(r"\d+", trace.marker.color)) for trace in figure.data]
+    assert shade == sorted(shade)
+
+
+def test_published_counts_in_a_tail_are_counted_and_marked(made_up):
+    found = content.surprises(discrepancy_frame())
+    assert found["count"] == 1 and [row["poor"] for row in found["rows"]] == [False, True]
+    words = " ".join(made_up[1].text.split())
+    assert "Published counts under their prediction: 1 of 2 in a tail of 5 %" in words
+    assert content.surprises(None)["rows"] == []
+
+
+def test_the_protocol_says_how_scans_keep_to_their_calendar(made_up):
+    assert "A scan is made 3 days late on average, and 3 % of scans are missed" in " ".join(made_up[1].text.split())
+    late, planned = {"visit_delay": 2.5, "missed_visit": 0.1}, {"visit_delay": 0.0, "missed_visit": 0.1}
+    assert content.scans({"CM": late, "CRC": late, "PDAC": planned}) == [
+        "CM, CRC: A scan is made 2.5 days late on average, and 10 % of scans are missed (medians of the priors).",
+        "PDAC: A scan is made on its planned day, and 10 % of scans are missed (medians of the priors).",
+    ]
+    assert content.scans({}) == []
+
+
 def test_residuals_by_kind_and_week():
     frame = pd.DataFrame(
         {
@@ -424,7 +472,7 @@ def test_forest_files_are_reproducible_and_hold_names_as_text(tmp_path):
 def test_figure_data_names_every_figure_that_has_data():
     assert list(figure_data(made_up_inputs())) == [
         *("orr_forest", "null_models", "superiority", "waterfall", "spider", "swimmer", "pfs", "uncertainty"),
-        *("mouse_response", "curves", "prior_posterior", "chains", "growth_inhibition", "residuals"),
+        *("mouse_response", "curves", "ranks", "prior_posterior", "chains", "tgi", "growth_inhibition", "residuals"),
     ]
     least = ReportInputs(experiment=experiment(), manifest={}, orr=orr_frame())
     assert list(figure_data(least)) == ["orr_forest", "null_models"]
@@ -477,7 +525,7 @@ def test_every_figure_has_its_place_and_its_numbers(made_up):
     _, parsed = made_up
     places = [given["data-figure"] for _, given in parsed.elements if "data-figure" in given]
     sources = [given["data-for"] for _, given in parsed.elements if "data-for" in given]
-    assert places == sources and len(set(places)) == 19
+    assert places == sources and len(set(places)) == 22
     for name in sources:
         assert set(parsed.json(name)) >= {"data", "layout"}
     stored = parsed.json("curve-data")
@@ -542,6 +590,10 @@ def test_names_from_data_are_text_everywhere():
         uncertainty=uncertainty_frame((HOSTILE,)).replace("mice", HOSTILE),
         prior_posterior=prior_posterior_frame().assign(parameter=HOSTILE, prior=HOSTILE),
         chains=chain_frame().assign(parameter=HOSTILE),
+        tgi=tgi_frame((HOSTILE, "beta", "alpha + beta")).assign(tumour_type=HOSTILE),
+        ranks=rank_frame((HOSTILE, B, AB), ("alpha", HOSTILE, "c")).assign(tumour_type=HOSTILE),
+        discrepancies=discrepancy_frame(HOSTILE).assign(tumour_type=HOSTILE, subgroup=HOSTILE),
+        scans={HOSTILE: {"visit_delay": 3.0, "missed_visit": 0.0}, "x": {"visit_delay": 0.0, "missed_visit": 0.0}},
         notes=(HOSTILE,),
     )
     text = build_report(hostile)
@@ -549,8 +601,8 @@ def test_names_from_data_are_text_everywhere():
     assert "<script>alert" not in text
     # The same scripts as the harmless page has: nothing was added, nothing cut short.
     kinds = [(given.get("type"), given.get("data-for"), given.get("id")) for given, _ in parsed.scripts]
-    before = ("orr", "waterfall-0", "spider-0", "swimmer-0", "pfs-0", "null-models", "uncertainty")
-    after = ("mice", "residuals", "chains-0", "priors")
+    before = ("orr", "ranks", "waterfall-0", "spider-0", "swimmer-0", "pfs-0", "null-models", "uncertainty")
+    after = ("new-models", "mouse-ranks", "mice", "residuals", "chains-0", "priors")
     assert kinds == [
         *(("application/json", name, None) for name in before),
         ("application/json", None, "curve-data"),

@@ -292,6 +292,8 @@ def _by_arm(orr: pd.DataFrame, main: str) -> list[dict[str, Any]]:
 
 def report(run_dir: Path, *, console: Console | None) -> Path:
     """Write the page and figures of a run again from its tables."""
+    from vtrial.report.gather import check_tables
+
     folder = RunFolder(run_dir)
     inputs = _stored_inputs(folder)
     for name in ("orr.csv", "diagnostics.csv"):
@@ -299,6 +301,7 @@ def report(run_dir: Path, *, console: Console | None) -> Path:
             raise InputError(f"holds no {name}; `vtrial run` writes it", file=folder.path)
     if folder.manifest().get("finished", "") is None:  # its tables may be of the run before
         raise InputError("is of a run that did not finish; the same `vtrial run` goes on", file=folder.path)
+    check_tables(folder)
     with folder.open_posterior():
         pass  # a page is not written beside a damaged posterior
     with folder.lock():

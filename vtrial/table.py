@@ -49,7 +49,7 @@ def content_of(path: Path, if_missing: str | None) -> bytes:
     except FileNotFoundError:
         raise InputError("no such table." + (f" {if_missing}" if if_missing else ""), file=path) from None
     except IsADirectoryError:
-        raise InputError("is a folder; data.path must name a CSV or xlsx file", file=path) from None
+        raise InputError("is a folder; the path of a CSV or xlsx file is needed", file=path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     if not content.strip():

@@ -330,7 +330,8 @@ def _sentence(
     above = _annotation_at(model, path[:-1])
     fields = above.model_fields if isinstance(above, type) and issubclass(above, BaseModel) else {}
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(path[-1], fields)} (allowed here: {', '.join(fields)})"
+        keys = [field.alias or name for name, field in fields.items()]
+        return f"unknown key{nearest(path[-1], keys)} (allowed here: {', '.join(keys)})"
     about = fields[str(path[-1])].description if path and path[-1] in fields else None
     about = f" ({about})" if about else ""
     if kind == "missing":

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from vtrial.config import Gates
 
+#: the endpoint of ranks.csv that ranks sets of drugs by what they do in mice
+MOUSE_RANKS = "mouse_tgi"
+#: probabilities of as few, or as many, below which a published count is a surprise
+_SURPRISE = 0.05
 _LONGEST_VALUE = 400
 #: a calendar shows whole weeks, these many at least and at most
 _WEEKS = (4, 12)
@@ -83,6 +87,25 @@ def visits(trial: TrialConfig) -> str:
     if own.then_after_days is not None:
         text += f" up to day {own.then_after_days}, then every {own.then_every_days} days"
     return f"{text} until day {own.days()[-1]}"
+
+
+def scans(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """How scans keep to their calendar, a sentence for all cohorts where they are alike."""
+    said: dict[str, list[str]] = {}
+    for tumour_type, one in found.items():
+        delay, missed = one["visit_delay"], one["missed_visit"]
+        late = f"is made {delay:.2g} days late on average" if delay else "is made on its planned day"
+        text = f"A scan {late}, and {percent(missed, 0)} of scans are missed (medians of the priors)."
+        said.setdefault(text, []).append(tumour_type)
+    return [text if len(said) == 1 else f"{', '.join(types)}: {text}" for text, types in said.items()]
+
+
+def surprises(frame: pd.DataFrame | None) -> dict[str, Any]:
+    """Published counts under their prediction, and how many of them lie in a tail."""
+    rows = rows_of(frame)
+    for row in rows:
+        row["poor"] = min(row["at_most"], row["at_least"]) < _SURPRISE
+    return {"rows": rows, "count": sum(row["poor"] for row in rows), "limit": _SURPRISE}
 
 
 def protocol(experiment: Experiment) -> list[dict[str, Any]]:

@@ -176,8 +176,9 @@ def numbers(values: Iterable[Any]) -> list[float | None]:
     return [None if is_missing(value) else float(f"{value:.4g}") for value in values]
 
 
-def _forest(traces: list[dict[str, Any]], labels: list[Label], height: float) -> Figure:
-    notes = [
+def label_notes(labels: Iterable[Label]) -> list[dict[str, Any]]:
+    """The labels of `laid_out` as annotations over the rows of a forest."""
+    return [
         {
             **{"x": 0, "xref": "paper", "xanchor": "left", "y": y, "yref": "y", "yanchor": "middle"},
             **{"text": f"<b>{plain(text)}</b>" if strong else plain(text), "showarrow": False, "align": "left"},
@@ -186,6 +187,10 @@ def _forest(traces: list[dict[str, Any]], labels: list[Label], height: float) ->
         }
         for y, text, strong in labels
     ]
+
+
+def _forest(traces: list[dict[str, Any]], labels: list[Label], height: float) -> Figure:
+    notes = label_notes(labels)
     ends = [x for trace in traces for x in trace["x"] if x is not None]
     x = axis("response rate, %") | {"range": [-1, min(101.0, max([30.0, *ends]) + 4)], "zeroline": False}
     y = {"range": [height + 4, -6], "visible": False, "fixedrange": True}

@@ -20,12 +20,60 @@ TRIAL_TABLES = ("superiority", "waterfall", "spider", "swimmer", "pfs")
 _CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 
 
+_RATES = ("mean", "q05", "q25", "q50", "q75", "q95")
+#: tables of a run folder that the page reads -> columns of text and of numbers that it cannot do without
+_NEEDED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "orr.csv": (("arm", "tumour_type", "subgroup", "endpoint", "kind", "source"), ("num_patients", *_RATES)),
+    "diagnostics.csv": (("parameter",), ("mean", "sd", "q05", "q95", "rhat", "ess_bulk", "ess_tail")),
+    "mouse_response.csv": (("tumour_type", "arm"), ("num_models", "observed", "mean", "q05", "q95")),
+    "endpoints.csv": (("arm", "tumour_type", "subgroup", "endpoint", "unit"), ("q05", "q50", "q95", "missing")),
+    "uncertainty.csv": (("tumour_type", "arm", "source"), ("num_patients", "first_order", "variance", "share")),
+    "engagement.csv": (("tumour_type", "arm", "drug", "target"), ("day", "q05", "q50", "q95")),
+    "tgi.csv": (
+        ("tumour_type", "subgroup", "drugs", "endpoint", "kind"),
+        ("day", *_RATES, "above_singles"),
+    ),
+    "ranks.csv": (("tumour_type", "subgroup", "endpoint", "treatment"), ("rank", "probability")),
+    "discrepancies.csv": (
+        ("tumour_type", "arm", "subgroup"),
+        ("responders", "patients", "predicted", "at_most", "at_least"),
+    ),
+    "figures/superiority.csv": (("tumour_type", "subgroup", "arm", "against"), ("probability",)),
+    "figures/waterfall.csv": (("tumour_type", "arm", "subgroup", "response"), ("patient", "best_change_pct")),
+    "figures/spider.csv": (("tumour_type", "arm"), ("patient", "day", "change_pct")),
+    "figures/swimmer.csv": (("tumour_type", "arm", "response", "end"), ("patient", "response_day", "end_day")),
+    "figures/pfs.csv": (("tumour_type", "arm"), ("day", "mean", "q05", "q95")),
+}
+
+
 def read_table(folder: RunFolder, name: str) -> pd.DataFrame | None:
-    """A table of the run folder; None where it has no rows."""
+    """A table of the run folder; None where it has no rows.
+
+    Raises
+    ------
+    InputError
+        Where it is not a table, or lacks what the page needs of it.
+    """
     if not folder.exists(name):
         return None
-    table = pd.read_csv(folder.file(name), **_CSV)
+    file = folder.file(name)
+    texts, numbers = _NEEDED.get(name, ((), ()))
+    try:
+        table = pd.read_csv(file, **_CSV)
+        if missing := [column for column in (*texts, *numbers) if column not in table]:
+            raise ValueError(f"no column {', '.join(missing)}")
+        for column in numbers:
+            pd.to_numeric(table[column])
+    except ValueError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"is damaged or not of this version: {reason}; `vtrial run` writes it", file=file) from None
     return None if table.empty else table
+
+
+def check_tables(folder: RunFolder) -> None:
+    """Read every table that the page is made of, so that a damaged one is refused before anything is written."""
+    for name in _NEEDED:
+        read_table(folder, name)
 
 
 def report_inputs(inputs: Inputs, folder: RunFolder, trial: Mapping[str, pd.DataFrame] | None = None) -> ReportInputs:
@@ -48,7 +96,9 @@ def report_inputs(inputs: Inputs, folder: RunFolder, trial: Mapping[str, pd.Data
     experiment, manifest = inputs.experiment, folder.manifest()
     if not folder.exists("orr.csv"):
         raise InputError("holds no orr.csv; `vtrial run` writes it", file=folder.path)
-    orr = pd.read_csv(folder.file("orr.csv"), **_CSV)
+    orr = read_table(folder, "orr.csv")
+    if orr is None:  # an experiment without cohorts
+        orr = pd.read_csv(folder.file("orr.csv"), **_CSV)
     # the page says the marks at its head; what stays is where the published counts come from
     said = "; ".join(marks(experiment, manifest))
     orr["source"] = orr["source"].fillna("").str.removeprefix(said).str.removeprefix("; ").replace("", None)
@@ -75,14 +125,24 @@ def report_inputs(inputs: Inputs, folder: RunFolder, trial: Mapping[str, pd.Data
         experiment=experiment,
         manifest=manifest,
         orr=orr,
-        mouse_response=_without_note(read_table(folder, "mouse_response.csv")),
+        mouse_response=_without(read_table(folder, "mouse_response.csv"), "note"),
         diagnostics=diagnostics,
         gates=manifest["fit"]["gates"],
         prior_entries=entries,
         notes=(*inputs.dataset.notes, *(f"{drug}: {word}" for drug, word in origins.items())),
         endpoints=read_table(folder, "endpoints.csv"),
-        uncertainty=_without_note(read_table(folder, "uncertainty.csv")),
+        uncertainty=_without(read_table(folder, "uncertainty.csv"), "note"),
         engagement=read_table(folder, "engagement.csv"),
+        tgi=_without(read_table(folder, "tgi.csv"), "source"),
+        ranks=_without(read_table(folder, "ranks.csv"), "source"),
+        discrepancies=read_table(folder, "discrepancies.csv"),
+        scans={
+            cohort.tumour_type: {
+                name: float(inputs.priors.resolve("patients", cohort.tumour_type, name).quantile(0.5))
+                for name in ("visit_delay", "missed_visit")
+            }
+            for cohort in experiment.trial.cohorts
+        },
         curves=curves,
         chains=chains,
         prior_posterior=None if diagnostics is None else prior_posterior(diagnostics, inputs.priors),
@@ -94,8 +154,9 @@ def report_inputs(inputs: Inputs, folder: RunFolder, trial: Mapping[str, pd.Data
     )
 
 
-def _without_note(table: pd.DataFrame | None) -> pd.DataFrame | None:
-    return None if table is None else table.drop(columns="note", errors="ignore")
+def _without(table: pd.DataFrame | None, column: str) -> pd.DataFrame | None:
+    """The table without the column that says what the head of the page says of all."""
+    return None if table is None else table.drop(columns=column, errors="ignore")
 
 
 def _from_posterior(

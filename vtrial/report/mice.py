@@ -7,8 +7,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vtrial.report.figures import MUTED, PALETTE, SHORT_LEGEND, axis, figure, line, numbers, plain, points
-from vtrial.report.tables import percent, percent_interval, records
+from vtrial.report.figures import (
+    FAINT,
+    LEGEND,
+    MUTED,
+    PALETTE,
+    PREDICTED,
+    SHORT_LEGEND,
+    axis,
+    bars,
+    figure,
+    label_notes,
+    laid_out,
+    line,
+    numbers,
+    plain,
+    points,
+)
+from vtrial.report.tables import is_missing, percent, percent_interval, records
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -59,6 +75,78 @@ def mouse_scatter(frame: pd.DataFrame) -> Figure:
     return figure(
         traces, 440 + top, xaxis=x, yaxis=y, legend=SHORT_LEGEND, margin={"l": 52, "r": 12, "t": top, "b": 44}
     )
+
+
+def new_models(tgi: pd.DataFrame) -> pd.DataFrame:
+    """One row per tumour type, set of drugs and subgroup of tgi.csv, all models of a set first; fractions.
+
+    Parameters
+    ----------
+    tgi : DataFrame
+        Rows of tgi.csv.
+
+    Returns
+    -------
+    DataFrame
+        tumour_type, drugs, subgroup, day; q05 to q95 of the TGI of the median PDX model, model_q05 to model_q95 of one
+        new PDX model, regressing (mean share of PDX models that shrink), above_singles (NaN for single drugs).
+    """
+    keys, quantiles = ["tumour_type", "drugs", "subgroup", "day"], ["q05", "q25", "q50", "q75", "q95"]
+    of = {name: tgi[tgi["endpoint"] == name] for name in ("tgi", "regression")}
+    median = of["tgi"][of["tgi"]["kind"] == "population"][[*keys, *quantiles, "above_singles"]]
+    single = of["tgi"][of["tgi"]["kind"] == "predictive"].set_index(keys)[["q05", "q95"]].add_prefix("model_")
+    regressing = of["regression"].set_index(keys)["mean"].rename("regressing")
+    table = median.join(single, on=keys).join(regressing, on=keys)
+    order = {
+        key: place for place, key in enumerate(dict.fromkeys(zip(table["tumour_type"], table["drugs"], strict=True)))
+    }
+    place = [order[key] for key in zip(table["tumour_type"], table["drugs"], strict=True)]
+    table = table.assign(place=place, part=table["subgroup"] != "all").sort_values(["place", "part"], kind="stable")
+    return table.drop(columns=["place", "part"]).reset_index(drop=True)
+
+
+def inhibition_forest(table: pd.DataFrame) -> Figure:
+    """TGI of the median new PDX model with 50 and 90 % intervals, and of one new PDX model, faint.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `new_models`.
+
+    Returns
+    -------
+    plotly Figure
+    """
+    rows, labels, height = laid_out(table.rename(columns={"drugs": "arm"}), 1)
+    hover = [
+        f"{plain(row['label'])}<br>TGI on day {row['day']:.0f}: {percent(row['q50'], 0)} "
+        f"{percent_interval(row['q05'], row['q95'], 0)}<br>one new PDX model "
+        f"{percent_interval(row['model_q05'], row['model_q95'], 0)}<br>{percent(row['regressing'], 0)} of models shrink"
+        for row in rows
+    ]
+    median = {"color": "white", "size": 8, "line": {"color": PREDICTED, "width": 2}}
+    traces = [
+        bars(rows, "model_q05", "model_q95", 12, FAINT, "one new PDX model, 90 %"),
+        bars(rows, "q05", "q95", 2, PREDICTED, "median model, 90 %"),
+        bars(rows, "q25", "q75", 6, PREDICTED, "median model, 50 %"),
+        points([100 * row["q50"] for row in rows], [row["y"] for row in rows], hover, "median", median)
+        | {"showlegend": False},
+    ]
+    ends = [
+        100 * row[name]
+        for row in rows
+        for name in ("q05", "q95", "model_q05", "model_q95")
+        if not is_missing(row[name])
+    ]
+    # a model that grows on under a drug may be far below 0, where the rest would be squeezed
+    x = axis("TGI, % (100: stasis)") | {
+        "range": [max(min([0.0, *ends]), -100.0) - 4, min(max([110.0, *ends]), 200.0) + 4]
+    }
+    y = {"range": [height + 4, -6], "visible": False, "fixedrange": True}
+    return figure(
+        traces, height + 98, xaxis=x, yaxis=y, annotations=label_notes(labels), legend=LEGEND | {"entrywidth": 150},
+        margin={"l": 12, "r": 12, "t": 54, "b": 44},
+    )  # fmt: skip
 
 
 def growth_inhibition(curves: pd.DataFrame, control: tuple[str, ...], limit_mm3: float) -> tuple[float, pd.DataFrame]:

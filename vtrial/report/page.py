@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vtrial.config import Experiment
 from vtrial.report import content, figures, fit, mice, patients, sources
 from vtrial.report.curves import TRACE_LOOKS, curve_store, panel_layout
 from vtrial.report.engagement import engagement
+from vtrial.report.ranking import rank_bars
 from vtrial.report.tables import counts, forest_data, null_model_data, percent
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ class ReportInputs:
         tumour_type, arm, day, mean, q05, q25, q50, q75, q95: progression free survival.
     prior_posterior, chains : DataFrame or None
         Of `vtrial.report.fit`.
-    engagement : DataFrame or None
-        Rows of engagement.csv.
+    engagement, tgi, ranks, discrepancies : DataFrame or None
+        Rows of the CSV table of that name.
+    scans : mapping
+        Tumour type of a cohort -> the medians of the priors of its scans: visit_delay (days), missed_visit (a share).
     notes : tuple of str
         What the reader must know beside, one sentence each.
     synthetic, quick : bool
@@ -82,6 +85,10 @@ class ReportInputs:
     prior_posterior: pd.DataFrame | None = None
     chains: pd.DataFrame | None = None
     engagement: pd.DataFrame | None = None
+    tgi: pd.DataFrame | None = None
+    ranks: pd.DataFrame | None = None
+    discrepancies: pd.DataFrame | None = None
+    scans: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     synthetic: bool = False
     quick: bool = False
@@ -130,6 +137,8 @@ def build_report(inputs: ReportInputs, data: Mapping[str, pd.DataFrame] | None =
         superiority=content.rows_of(inputs.superiority),
         protocol=content.protocol(experiment),
         visits=content.visits(experiment.trial),
+        scans=content.scans(inputs.scans),
+        surprises=content.surprises(inputs.discrepancies),
         patients=content.patients(_samples(inputs), inputs.waterfall),
         survival=_names(inputs.pfs, "tumour_type"),
         chains=_names(inputs.chains, "parameter"),
@@ -139,6 +148,7 @@ def build_report(inputs: ReportInputs, data: Mapping[str, pd.DataFrame] | None =
         uncertainty=sources.known_shares(inputs.uncertainty) if inputs.uncertainty is not None else [],
         mice=content.mouse_responses(inputs.mouse_response),
         inhibition=content.rows_of(data.get("growth_inhibition")),
+        new_models=content.rows_of(data.get("tgi")),
         curves=_curves(inputs),
         diagnostics=content.diagnostics(inputs.diagnostics, experiment.fit.gates),
         priors=content.rows_of(inputs.prior_posterior),
@@ -153,9 +163,11 @@ def figure_data(inputs: ReportInputs) -> dict[str, pd.DataFrame]:
     """The numbers behind every figure of the page, by name; figures without data are left out."""
     data = {"orr_forest": forest_data(inputs.orr), "null_models": null_model_data(inputs.orr)}
     names = ("superiority", "waterfall", "spider", "swimmer", "pfs", "uncertainty", "mouse_response", "curves")
-    for name in (*names, "engagement", "prior_posterior", "chains"):
+    for name in (*names, "engagement", "ranks", "prior_posterior", "chains"):
         if (frame := getattr(inputs, name)) is not None:
             data[name] = frame
+    if inputs.tgi is not None:
+        data["tgi"] = mice.new_models(inputs.tgi)
     if inputs.curves is not None:
         table = inputs.experiment.data
         day, inhibition = mice.growth_inhibition(inputs.curves, table.control, table.detection_limit_mm3)
@@ -168,12 +180,20 @@ def _figures(inputs: ReportInputs, data: Mapping[str, pd.DataFrame]) -> dict[str
     drawn = {"orr": figures.orr_forest(inputs.orr)}
     if "null_models" in data:
         drawn["null-models"] = figures.null_models(inputs.orr)
+    if inputs.ranks is not None:
+        whole = inputs.ranks[inputs.ranks["subgroup"] == "all"]
+        of_mice = whole["endpoint"] == content.MOUSE_RANKS
+        for name, part in (("ranks", whole[~of_mice]), ("mouse-ranks", whole[of_mice])):
+            if len(part):
+                drawn[name] = rank_bars(part)
     if inputs.uncertainty is not None:
         drawn["uncertainty"] = sources.variance_bars(inputs.uncertainty)
     if inputs.engagement is not None:
         drawn["engagement"] = engagement(inputs.engagement)
     if "mouse_response" in data:
         drawn["mice"] = mice.mouse_scatter(data["mouse_response"])
+    if "tgi" in data:
+        drawn["new-models"] = mice.inhibition_forest(data["tgi"])
     if "growth_inhibition" in data:
         table = data["growth_inhibition"]
         drawn["inhibition"] = mice.inhibition_scatter(table, float(table["day"].iloc[0]))
