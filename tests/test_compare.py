@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
 
 import pytest
 
@@ -52,7 +54,10 @@ def test_the_command_prints_writes_and_escapes(made_run, tmp_path, capsys) -> No
     assert "SYNTHETIC DATA" in out and "+60.0 ± 0.4 points, more than Monte Carlo error" in out
     text = page.read_text()
     assert "<script" not in text and "&lt;script&gt;" in text and "SYNTHETIC DATA" in text and "://" not in text
-    assert text == comparison_page(compared([first, second]))
+    assert text == comparison_page(compared([first, second])) and "img-src data:" in text
+    # the figure holds both runs, the arm's name as text
+    drawn = base64.b64decode(re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)[0]).decode()
+    assert [name in drawn for name in (">a<", ">b<", "&lt;script&gt;", "<script")] == [True, True, True, False]
     assert cli.main(["compare", str(first), str(second), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["rates"][1]["exceeds"] is True and told["rates"][0]["difference"] is None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from tests.test_outputs import undocumented
 from vtrial import cli
 
 EXPERIMENT = """\
@@ -85,6 +86,8 @@ FILES = {
     "posterior.nc",
     "report.html",
     "uncertainty.csv",
+    "figures/ranks.csv",
+    "figures/tgi.csv",
     "figures/curves.csv",
     "figures/orr_forest.svg",
     "figures/orr_forest.png",
@@ -205,6 +208,8 @@ def test_the_whole_path(tmp_path: Path) -> None:
     a_fit_that_does_not_pass(tmp_path / "fresh", failed)
     what_decisions_rest_on(json.loads(design.out), json.loads(study.out), rows(home / "orr.csv"))
     assert study.files == design.files and f"{folder}/designs/simon.png" in design.files
+    # every column of every table of this folder, the design's among them, stands in docs/outputs.md
+    assert undocumented(home) == {}
 
 
 def what_decisions_rest_on(design: dict[str, Any], study: dict[str, Any], orr: list[dict[str, str]]) -> None:

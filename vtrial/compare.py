@@ -15,6 +15,7 @@ which says what law of growth the curves prefer; runs of `vtrial fit` alone have
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import html
 import math
@@ -311,7 +312,13 @@ def comparison_page(found: Comparison) -> str:
         for name, path, said in zip(found.names, found.paths, found.marks, strict=True)
     )
     head, cells = _table(found)
-    rates = f"<h2>Response rates</h2>{table(head, cells)}<p>{html.escape(_SAID)}</p>" if len(found.rates) else ""
+    rates = ""
+    if len(found.rates):
+        from vtrial.report import runs_image
+
+        picture = base64.b64encode(runs_image(found.rates)).decode("ascii")
+        figure = f'<img alt="Response rate of every arm in each run" src="data:image/svg+xml;base64,{picture}">'
+        rates = f"<h2>Response rates</h2>{figure}{table(head, cells)}<p>{html.escape(_SAID)}</p>"
     fits = ""
     if found.fits is not None:
         fits = f"<h2>Fits, by PDX models left out</h2>{table(*_fit_rows(found))}<p>{html.escape(_SAID_OF_FITS)}</p>"
@@ -320,10 +327,11 @@ def comparison_page(found: Comparison) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         "<title>vtrial compare</title><style>"
         "body{font:15px/1.5 system-ui,sans-serif;color:#1c2733;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-        "main{overflow-x:auto}table{border-collapse:collapse}"
+        "main{overflow-x:auto}img{display:block;width:100%;max-width:52rem}table{border-collapse:collapse}"
         "td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #e4e8ec;vertical-align:top}"
         "</style></head><body><main><h1>Runs side by side</h1>"
         f"<ul>{runs}</ul>{rates}{fits}"

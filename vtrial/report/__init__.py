@@ -3,7 +3,7 @@
 from vtrial.report.curves import curves
 from vtrial.report.engagement import engagement
 from vtrial.report.figures import null_models, orr_forest
-from vtrial.report.images import orr_forest_files, orr_forest_image
+from vtrial.report.images import orr_forest_files, orr_forest_image, runs_image
 from vtrial.report.mice import mouse_scatter
 from vtrial.report.page import ReportInputs, build_report, figure_data
 from vtrial.report.patients import spider, survival, swimmer, waterfall
@@ -24,6 +24,7 @@ __all__ = [
     "orr_forest",
     "orr_forest_files",
     "orr_forest_image",
+    "runs_image",
     "spider",
     "survival",
     "swimmer",
