@@ -449,6 +449,19 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
         assert said(running) == STOPPED
 
 
+def test_a_ctrl_c_that_was_held_back_is_no_second_one(folder: Path) -> None:
+    """Once its block is stored, the run is left in order; a second Ctrl-C would have ended it at once."""
+    work = (
+        "from vtrial.checkpoint import held_back\n    try:\n        with held_back():\n            time.sleep(1.5)\n"
+        "    finally:\n        time.sleep(0.5)\n        print('in order', flush=True)"
+    )
+    with working(folder, work) as running:
+        time.sleep(0.3)  # until it is in that block
+        running.send_signal(signal.SIGINT)
+        assert running.stdout is not None and running.stdout.readline() == "in order\n"
+        assert said(running) == STOPPING + STOPPED
+
+
 def test_doctor_and_version(folder: Path, capsys) -> None:
     code, out, err = told(capsys, "doctor")
     assert code == 0, err

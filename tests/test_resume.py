@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -50,20 +51,20 @@ class Bench:
                 for day in range(0, 29, 4):
                     volume = np.exp(5.3 + (rate + 0.01 * model) * day + rng.normal(0.0, 0.1))
                     lines.append(f"PDX-{model},m{model}{arm[0]},{arm},{day},{volume:.1f}")
+        self.environment = {
+            "PYTHONPATH": str(Path(cli.__file__).parent.parent),
+            "VTRIAL_CACHE": str(folder / "cache"),
+            # nothing here is long enough to be worth optimised code, which takes half a minute more to compile
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "JAX_PLATFORMS": "cpu",
+        }
         (folder / "table.csv").write_text("\n".join(lines) + "\n")
         (folder / "exp.yaml").write_text(EXPERIMENT)
         assert self.begin("whole").wait(timeout=PATIENCE) == 0, self.said()
 
     def begin(self, out: str | Path, *command: str) -> subprocess.Popen[bytes]:
         """Start a command, `vtrial run` where none is given; what it says on stderr goes to `said`."""
-        paths = {
-            "PYTHONPATH": str(Path(cli.__file__).parent.parent),
-            "VTRIAL_CACHE": str(self.folder / "cache"),
-            # nothing here is long enough to be worth optimised code, which takes half a minute more to compile
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONWARNINGS": "error",
-        }
+        paths = self.environment | {"PYTHONWARNINGS": "error"}
         arguments = command or ("run", "exp.yaml", "--quick", "--out", str(out))
         self.count += 1
         with (self.folder / f"said-{self.count}").open("wb") as said, open(os.devnull, "wb") as nothing:
@@ -143,6 +144,47 @@ def test_a_run_that_is_killed_or_stopped_goes_on(bench: Bench) -> None:
     assert "the fit of key" in bench.said() and "the trial goes on from its checkpoint" in bench.said()
     # not a test of its own, so that workers side by side do not each make the undisturbed run
     what_cannot_be_read_is_named(bench)
+
+
+@pytest.mark.workflow
+def test_an_interrupted_kernel_leaves_a_checkpoint_that_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop button of Jupyter in the middle of a fit, and the same cell again: the tables of an undisturbed run."""
+    jupyter_client = pytest.importorskip("jupyter_client", reason="needs Jupyter: pip install vtrial[dev]")
+    for name, value in bench.environment.items():
+        monkeypatch.setenv(name, value)
+    cell = 'from vtrial.cli import main\nmain(["run", "exp.yaml", "--quick", "--out", "kernel"])'
+    told: list[str] = []
+
+    def hear(message: dict) -> None:
+        content = message["content"]
+        told.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
+
+    manager = jupyter_client.KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(bench.folder))
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=PATIENCE)
+        asked = client.execute(cell)
+        until = time.monotonic() + PATIENCE
+        while len(bench.pieces("kernel", "fit")) < 3:
+            assert time.monotonic() < until and manager.is_alive()
+            time.sleep(0.005)
+        manager.interrupt_kernel()
+        answer = None
+        while answer is None:
+            assert manager.is_alive() and time.monotonic() < until, "the kernel did not outlive its interruption"
+            with contextlib.suppress(queue.Empty):
+                answer = client.get_shell_msg(timeout=1)
+        assert answer["parent_header"]["msg_id"] == asked and answer["content"]["status"] == "ok"
+        assert bench.pieces("kernel", "fit") and not RunFolder(bench.folder / "kernel").exists("posterior.nc")
+        client.execute_interactive(cell, output_hook=hear, timeout=PATIENCE)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert "the fit goes on from its checkpoint" in "".join(told)
+    assert [text for text in told if text][-1] == "0"
+    assert bench.tables("kernel") == bench.tables("whole")
 
 
 def what_cannot_be_read_is_named(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import vtrial
-from vtrial import cli
+from vtrial import cli, study
 from vtrial.errors import InputError
 
 ARM = "trametinib 2 mg"
@@ -60,6 +60,34 @@ def test_what_a_run_says(made_run) -> None:
         run.posterior  # noqa: B018
     with pytest.raises(InputError, match="is not a run folder"):
         vtrial.load(run.path.parent)
+
+
+def test_endpoints_are_there_without_simulating(made_run) -> None:
+    folder = made_run("a", {ARM: 0.25})
+    with pytest.raises(InputError, match=r"holds no endpoints\.csv"):
+        vtrial.load(folder).endpoints()
+    (folder / "endpoints.csv").write_text("arm,tumour_type,endpoint,q50\nNA,ovarian,pfs_median,168\n")
+    table = vtrial.load(folder).endpoints()
+    assert table.to_dict("records") == [{"arm": "NA", "tumour_type": "ovarian", "endpoint": "pfs_median", "q50": 168}]
+
+
+@pytest.mark.parametrize(
+    ("jupyter", "widgets", "terminal", "bar"),
+    [(True, True, False, True), (True, False, True, False), (False, True, True, True), (False, True, False, False)],
+)
+def test_progress_is_a_bar_where_one_can_be_drawn(monkeypatch, jupyter, widgets, terminal, bar) -> None:
+    """In Jupyter rich draws by ipywidgets and can only warn without; elsewhere the log tells how far it is."""
+    from rich.console import Console
+
+    monkeypatch.setattr(Console, "is_terminal", terminal)
+    made = Console.__init__
+
+    def init(self, *arguments, **options) -> None:
+        made(self, *arguments, **options, force_jupyter=jupyter)
+
+    monkeypatch.setattr(Console, "__init__", init)
+    monkeypatch.setattr(study, "find_spec", lambda name: object() if widgets and name == "ipywidgets" else None)
+    assert (study._console() is not None) is bar
 
 
 FAULTS = {
@@ -134,6 +162,7 @@ told = {
     "near": float(np.median(np.abs(np.log(curves["volume_mm3"] / curves["fitted_median"]))[~curves["censored"]])),
     "panels": len(figure.layout.annotations),
     "patients": [sorted(set(patients.waterfall["arm"])), bool(patients.spider["day"].min() == 0)],
+    "endpoints": [run.endpoints().equals(same.endpoints()), sorted(set(other.endpoints()["arm"]))],
     "plots": [len(run.trial.plot_waterfall(combination).data) > 0, len(run.trial.plot_spider(combination).data) > 0],
     "groups": sorted(run.posterior.children),
 }
@@ -171,6 +200,7 @@ def test_the_tutorial_from_its_first_command_to_other_arms(tmp_path: Path, repos
     assert told["curves"][1] == ["drug-x", "trametinib", "trametinib + drug-x", "vehicle"] and told["panels"] == 4
     # the table is drawn with a median residual of 0.1: half of a normal lies within 0.67 SD, thrice that for a bound
     assert told["curves"][2] > 0.99 and told["near"] < 0.2
+    assert told["endpoints"] == [True, ["as it was", "both, half", "half"]]
     assert told["patients"] == [sorted(arms), True] and told["plots"] == [True, True]
     assert {"posterior", "cells", "sample_stats"} <= set(told["groups"])
     assert "trial.visits.every_days" in told["compared"] and "fit" not in told["compared"] and told["page"]

@@ -115,7 +115,11 @@ def held_back() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for number in caught[:1]:
-            signal.raise_signal(number)
+            # not raised again: `vtrial.signals` would take it for a second Ctrl-C and end the process at once
+            if callable(handler := before[number]):
+                handler(number, None)
+            else:
+                signal.raise_signal(number)
 
 
 def under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ def terminable() -> Iterator[None]:
 
     Python handles a signal between two of its own steps, so one long step of XLA would hold it up: a thread ends the
     process at a second signal, or `GRACE_SECONDS` after the first. The checkpoint then lacks that step, no more.
+    In a notebook nothing is done: the stop button interrupts by itself, and the process is the reader's kernel.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or _in_kernel():
         yield
         return
 
@@ -45,6 +47,12 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
         os.close(tell)
         watcher.join()
+
+
+def _in_kernel() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def _end_in_time(told: int) -> None:

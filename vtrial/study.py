@@ -51,12 +51,15 @@ class Trial:
         The patient sample.
     marks : tuple of str
         What must be said first: quick, synthetic data, or a fit that did not pass its gates.
+    further : DataFrame
+        Rows of endpoints.csv; empty where an earlier version simulated.
     """
 
     table: pd.DataFrame = field(repr=False)
     superiority: pd.DataFrame = field(repr=False)
     sample: Patients = field(repr=False)
     marks: tuple[str, ...] = ()
+    further: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     def orr(self, endpoint: str | None = None) -> pd.DataFrame:
         """Response rates, a row per tumour type, arm and subgroup; see `vtrial.report.forest_data`.
@@ -77,6 +80,18 @@ class Trial:
         if endpoint is not None and endpoint not in known:
             raise InputError(f"must be one of {', '.join(known)}, found {endpoint!r}", key="endpoint")
         return forest_data(self.table, endpoint)
+
+    def endpoints(self) -> pd.DataFrame:
+        """Every other endpoint of the same patients: PFS, duration of response, ...; the columns of endpoints.csv.
+
+        Raises
+        ------
+        InputError
+            Where the run is of a version that wrote none.
+        """
+        if self.further.empty:
+            raise InputError("holds no endpoints.csv; `vtrial run` writes it", file="the run")
+        return self.further
 
     def patients(self) -> Patients:
         """The patient sample: tables of the waterfall and of the spider."""
@@ -192,11 +207,12 @@ class Run:
     @cached_property
     def trial(self) -> Trial:
         """The trial that the run simulated."""
-        names = ("orr.csv", "figures/superiority.csv", "figures/waterfall.csv", "figures/spider.csv")
+        figures = ("figures/superiority.csv", "figures/waterfall.csv", "figures/spider.csv")
+        names = ("orr.csv", *figures, "endpoints.csv")
         if not self._folder.exists(names[0]):
             raise InputError("holds no orr.csv: only a fit was run; `vtrial run` simulates the trial", file=self.path)
         tables = [self.table(name) if self._folder.exists(name) else pd.DataFrame() for name in names]
-        return Trial(tables[0], tables[1], Patients(*tables[2:]), self.marks)
+        return Trial(tables[0], tables[1], Patients(*tables[2:4]), self.marks, tables[4])
 
     def table(self, name: str) -> pd.DataFrame:
         """A CSV table of the run folder, such as ``mouse_response.csv``; only an empty cell is missing."""
@@ -209,6 +225,10 @@ class Run:
     def orr(self, endpoint: str | None = None) -> pd.DataFrame:
         """Response rates, a row per tumour type, arm and subgroup; see `Trial.orr`."""
         return self.trial.orr(endpoint)
+
+    def endpoints(self) -> pd.DataFrame:
+        """Every other endpoint of the same patients, without simulating again; see `Trial.endpoints`."""
+        return self.trial.endpoints()
 
     def patients(self) -> Patients:
         """The patient sample of the run: tables of the waterfall and of the spider."""
@@ -292,7 +312,8 @@ class Run:
         with reporting(_console()) as progress:
             result = trial_stage(inputs, self._folder, device, progress)
         sample = Patients(result.waterfall, result.spider)
-        return Trial(result.orr, result.superiority, sample, tuple(marks(experiment, self.manifest)))
+        said = tuple(marks(experiment, self.manifest))
+        return Trial(result.orr, result.superiority, sample, said, result.endpoints)
 
     def _cohort(self, arms: Any, tumour_type: str | None) -> dict[str, Any]:
         """The cohort to simulate, as an experiment file would hold it."""
