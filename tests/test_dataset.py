@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -422,6 +423,17 @@ def test_a_reason_must_be_a_reason(tmp_path):
 def test_no_control_among_the_chosen_tumour_types(tmp_path):
     text = GOOD + "S,GC,G-1,g1,BYL719,0,200\nS,GC,G-1,g1,BYL719,7,210\n"
     assert "left in the control arm (untreated)" in refused(tmp_path, text, tumour_types=["GC"])
+
+
+def test_ten_million_rows_are_refused_before_their_cells_are_read(tmp_path):
+    """As gzip members of 100,000 rows each; reading them as cells would take minutes and gigabytes."""
+    header, rows = HEADER, "S,BRCA,X-1,c1,untreated,0,200\n" * 100_000
+    path = tmp_path / "large.csv.gz"
+    path.write_bytes(gzip.compress(header.encode()) + gzip.compress(rows.encode()) * 100)
+    begun = time.process_time()
+    with pytest.raises(InputError, match=r"large\.csv\.gz: is larger than a table may be \(5,000,000 rows"):
+        read_dataset(path)
+    assert time.process_time() - begun < 30.0  # measured: 1 s
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -202,6 +202,19 @@ def test_the_commands_of_a_page_run(page: Path, followed: Path, tmp_path: Path) 
     follow(steps_of(page), folder, followed / "cache")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_command_of_a_block_is_run_or_says_why_not(page: Path) -> None:
+    """What is left out without a reason is a form, of which no file or folder is named: FILE, RUN_DIR, [--quick]."""
+    done = {text for kind, text in steps_of(page) if kind == "sh"}
+    for block in blocks_of(page):
+        for line in block.commands():
+            said = line.partition(" #")[0].strip()
+            if block.reason or not said.startswith("vtrial ") or said in done or "experiments/pdxe.yaml" in said:
+                continue
+            assert FORM.search(said) or len(said.split()) == 2, f"{page.name}:{block.line}: {said}"
+            assert not re.search(r"\.(yaml|csv|gz|nc)\b|runs/|my-study", said), f"{page.name}:{block.line}: {said}"
+
+
 def names_and_options() -> dict[str, set[str]]:
     group = typer.main.get_command(app)
     assert hasattr(group, "commands")

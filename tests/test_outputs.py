@@ -73,7 +73,7 @@ TABLES = {
     "discrepancies.csv": discrepancy.COLUMNS,
     "sensitivity.csv": sensitivity.COLUMNS,
     "validation.csv": validation.COLUMNS,
-    "synergy.csv": synergy.COLUMNS,
+    "synergy.csv": (*synergy.COLUMNS, "note"),
     "medians.csv": published_medians.MEDIAN_COLUMNS,
     "figures/waterfall.csv": sample.WATERFALL,
     "figures/spider.csv": sample.SPIDER,

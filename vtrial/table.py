@@ -23,6 +23,8 @@ from vtrial.errors import InputError
 REQUIRED = ("study", "tumour_type", "pdx_model", "mouse", "arm", "day", "volume_mm3")
 OPTIONAL = ("body_weight_g", "host_strain", "passage", "implant_site", "source", "exclude")
 ADDED = ("mouse_key", "censored", "row")
+#: the largest public panel has 61,184 rows; far beyond it is another kind of file, too large for the memory
+MAX_ROWS, MAX_BYTES = 5_000_000, 2**30
 MISSING = ("", "NA", "N/A", "NaN", "nan", "<NA>")
 
 
@@ -105,9 +107,13 @@ def _sheet(path: Path, content: bytes, sheet: str | None) -> tuple[pd.DataFrame,
 def _text(path: Path, content: bytes) -> str:
     if content.startswith(b"\x1f\x8b"):
         try:
-            content = gzip.decompress(content)
+            with gzip.open(io.BytesIO(content)) as packed:
+                content = packed.read(MAX_BYTES + 1)  # a small file may unpack to any size
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"is a damaged gzip file ({error}); copy it again", file=path) from None
+    if len(content) > MAX_BYTES or content.count(b"\n") > MAX_ROWS:
+        message = f"is larger than a table may be ({MAX_ROWS:,} rows, 1 GiB of text)"
+        raise InputError(f"{message}; leave out what is no measurement of a tumour", file=path)
     advice = "save it as CSV (UTF-8), gzip CSV or xlsx"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"is UTF-16 text; {advice}", file=path)
