@@ -107,8 +107,12 @@ def held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[int] = []
-    before = {one: signal.signal(one, lambda number, frame: caught.append(number)) for one in STOP_SIGNALS}
+    caught: list[signal.Signals] = []
+
+    def note(number: int, frame: object) -> None:
+        caught.append(signal.Signals(number))
+
+    before = {one: signal.signal(one, note) for one in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -220,6 +220,12 @@ def test_on_paper_every_figure_is_there_and_fits(browser, file) -> None:
     )
     assert len(found) > 30
     assert [name for name, right in found if not 0 < right <= 690] == []
+    # each fits on a sheet with its caption, and no button is on paper
+    tall = opened.page.evaluate(
+        "[...document.querySelectorAll('[data-figure]')].filter(one => one.getBoundingClientRect().height > 890)"
+        ".map(one => one.dataset.figure)"
+    )
+    assert tall == [] and opened.page.locator("button:visible").count() == 0
     assert not opened.page.locator("nav").is_visible() and not opened.page.locator("#curve-search").is_visible()
     pdf = opened.page.pdf(format="A4", print_background=True)
     assert pdf.startswith(b"%PDF") and opened.said == []

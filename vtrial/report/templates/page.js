@@ -167,9 +167,17 @@
   const paper = (target) => widths[Object.keys(widths).find((name) => target.classList.contains(name))] || 650;
   window.addEventListener("beforeprint", function () {
     for (const target of [...waiting.keys()]) drawNow(target);
-    for (const target of drawn) Plotly.relayout(target, { autosize: false, width: paper(target) });
+    for (const target of drawn) {
+      // what is higher than a sheet of A4 with its caption would be cut in two
+      const zoom = Math.min(1, 880 / target.layout.height);
+      target.style.zoom = zoom;
+      Plotly.relayout(target, { autosize: false, width: paper(target) / zoom });
+    }
   });
   window.addEventListener("afterprint", function () {
-    for (const target of drawn) Plotly.relayout(target, { autosize: true, width: null });
+    for (const target of drawn) {
+      target.style.zoom = "";
+      Plotly.relayout(target, { autosize: true, width: null });
+    }
   });
 })();
