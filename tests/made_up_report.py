@@ -181,6 +181,22 @@ def rank_frame(arms=(A, B, AB), drugs=("alpha", "beta", "alpha + beta")) -> pd.D
     return pd.DataFrame(rows, columns=["tumour_type", "subgroup", "endpoint", "treatment", "rank", "probability"])
 
 
+def contrast_frame(arm=AB) -> pd.DataFrame:
+    rows = [["LGSOC", group, A, arm, -0.2, 0.1, -0.35, -0.2, -0.05, 0.02] for group in ("mutant", "all")]
+    names = "tumour_type subgroup arm against difference sd q05 q50 q95 probability"
+    return pd.DataFrame(rows, columns=names.split())
+
+
+def exceedance_frame(arm=AB) -> pd.DataFrame:
+    rows = [
+        ["LGSOC", name, group, rate, 1.0 - rate, 1.0 - 0.9 * rate]
+        for name in (A, "alpha again", arm)
+        for group in ("mutant", "all")
+        for rate in ((0.1, 0.2, 0.3) if name != arm else (0.1, 0.2, 0.4))
+    ]
+    return pd.DataFrame(rows, columns=["tumour_type", "arm", "subgroup", "rate", "population", "trial"])
+
+
 def discrepancy_frame(arm=AB) -> pd.DataFrame:
     rows = [
         ["LGSOC", A, "all", 7, 69, 0.1, 0.6, 0.5, 0.55, "s"],
@@ -239,6 +255,8 @@ def made_up_inputs(**changes) -> ReportInputs:
         tgi=tgi_frame(),
         ranks=rank_frame(),
         discrepancies=discrepancy_frame(),
+        contrasts=contrast_frame(),
+        exceedance=exceedance_frame(),
         scans={"LGSOC": {"visit_delay": 3.0, "missed_visit": 0.03}},
         notes=("One note.",),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vtrial import (
+    contrasts,
     discrepancy,
     engagement,
     fitted,
@@ -71,6 +72,8 @@ TABLES = {
     "tgi.csv": inhibition.COLUMNS,
     "ranks.csv": ranks.COLUMNS,
     "discrepancies.csv": discrepancy.COLUMNS,
+    "contrasts.csv": contrasts.CONTRASTS,
+    "exceedance.csv": contrasts.EXCEEDANCE,
     "sensitivity.csv": sensitivity.COLUMNS,
     "validation.csv": validation.COLUMNS,
     "synergy.csv": (*synergy.COLUMNS, "note"),

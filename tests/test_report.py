@@ -21,9 +21,11 @@ from tests.made_up_report import (
     A,
     B,
     chain_frame,
+    contrast_frame,
     curve_frame,
     discrepancy_frame,
     endpoint_frame,
+    exceedance_frame,
     experiment,
     made_up_inputs,
     mouse_frame,
@@ -65,7 +67,7 @@ from vtrial.report import (
 )
 from vtrial.report.curves import curve_store, panel_data
 from vtrial.report.figures import plain
-from vtrial.report.ranking import rank_bars
+from vtrial.report.ranking import exceedance_lines, rank_bars
 
 VOID = {"wbr", "meta", "br", "input", "hr", "img", "link"}
 
@@ -344,6 +346,34 @@ def test_ranks_fill_every_bar_and_the_best_is_darkest():
     assert shade == sorted(shade)
 
 
+def test_a_line_of_exceedance_per_regimen_and_arms_that_are_dosed_alike_are_one():
+    frame = exceedance_frame()
+    figure = exceedance_lines(frame[frame["subgroup"] == "all"])
+    assert [trace.name for trace in figure.data] == [f"{A}<br>alpha again", AB]
+    assert list(figure.data[1].x) == pytest.approx([10, 20, 40])
+    assert list(figure.data[1].y) == pytest.approx([90, 80, 60])
+
+
+def test_arms_against_each_other_and_what_the_protocol_changes(made_up):
+    words = " ".join(made_up[1].text.split())
+    assert "Every arm against every other" in words and "-20.0-35.0 to -5.02 %" in words
+    alike = contrast_frame().assign(difference=0.0, q05=0.0, q95=0.0)
+    assert content.contrasts(alike) == content.contrasts(None) == []
+    changed = {"confirm_days": 21, "min_sd_days": 49, "max_nonevaluable_between": 2, "max_stable_between": 1}
+    changed |= {"reappearance_is_progression": True, "max_unassessed_days": 120}
+    trial = {"protocol": changed, "cut_off": {"accrual": "365 d", "after": "540 d"}}
+    assert content.rules(experiment(trial=trial).trial) == [
+        "A response is confirmed by a scan 21 days later or more.",
+        "Stable disease counts from day 49.",
+        "Up to 2 missed scans may lie between a response and its confirmation.",
+        "Up to 1 stable scans may lie between a PR and its confirmation.",
+        "A PR after a CR is progression.",
+        "Progression seen more than 120 days after the last scan is censored.",
+        "Patients enter over 365 days; data are as known 540 days after the first.",
+    ]
+    assert content.rules(experiment().trial) == []
+
+
 def test_published_counts_in_a_tail_are_counted_and_marked(made_up):
     found = content.surprises(discrepancy_frame())
     assert found["count"] == 1 and [row["poor"] for row in found["rows"]] == [False, True]
@@ -472,7 +502,17 @@ def test_forest_files_are_reproducible_and_hold_names_as_text(tmp_path):
 def test_figure_data_names_every_figure_that_has_data():
     assert list(figure_data(made_up_inputs())) == [
         *("orr_forest", "null_models", "superiority", "waterfall", "spider", "swimmer", "pfs", "uncertainty"),
-        *("mouse_response", "curves", "ranks", "prior_posterior", "chains", "tgi", "growth_inhibition", "residuals"),
+        *(
+            "mouse_response",
+            "curves",
+            "ranks",
+            "exceedance",
+            "prior_posterior",
+            "chains",
+            "tgi",
+            "growth_inhibition",
+            "residuals",
+        ),
     ]
     least = ReportInputs(experiment=experiment(), manifest={}, orr=orr_frame())
     assert list(figure_data(least)) == ["orr_forest", "null_models"]
@@ -525,7 +565,7 @@ def test_every_figure_has_its_place_and_its_numbers(made_up):
     _, parsed = made_up
     places = [given["data-figure"] for _, given in parsed.elements if "data-figure" in given]
     sources = [given["data-for"] for _, given in parsed.elements if "data-for" in given]
-    assert places == sources and len(set(places)) == 22
+    assert places == sources and len(set(places)) == 23
     for name in sources:
         assert set(parsed.json(name)) >= {"data", "layout"}
     stored = parsed.json("curve-data")
@@ -593,6 +633,8 @@ def test_names_from_data_are_text_everywhere():
         tgi=tgi_frame((HOSTILE, "beta", "alpha + beta")).assign(tumour_type=HOSTILE),
         ranks=rank_frame((HOSTILE, B, AB), ("alpha", HOSTILE, "c")).assign(tumour_type=HOSTILE),
         discrepancies=discrepancy_frame(HOSTILE).assign(tumour_type=HOSTILE, subgroup=HOSTILE),
+        contrasts=contrast_frame(HOSTILE).assign(tumour_type=HOSTILE),
+        exceedance=exceedance_frame(HOSTILE).assign(tumour_type=HOSTILE),
         scans={HOSTILE: {"visit_delay": 3.0, "missed_visit": 0.0}, "x": {"visit_delay": 0.0, "missed_visit": 0.0}},
         notes=(HOSTILE,),
     )
@@ -601,7 +643,17 @@ def test_names_from_data_are_text_everywhere():
     assert "<script>alert" not in text
     # The same scripts as the harmless page has: nothing was added, nothing cut short.
     kinds = [(given.get("type"), given.get("data-for"), given.get("id")) for given, _ in parsed.scripts]
-    before = ("orr", "ranks", "waterfall-0", "spider-0", "swimmer-0", "pfs-0", "null-models", "uncertainty")
+    before = (
+        "orr",
+        "ranks",
+        "exceedance",
+        "waterfall-0",
+        "spider-0",
+        "swimmer-0",
+        "pfs-0",
+        "null-models",
+        "uncertainty",
+    )
     after = ("new-models", "mouse-ranks", "mice", "residuals", "chains-0", "priors")
     assert kinds == [
         *(("application/json", name, None) for name in before),

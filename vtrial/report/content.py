@@ -100,6 +100,36 @@ def scans(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [text if len(said) == 1 else f"{', '.join(types)}: {text}" for text, types in said.items()]
 
 
+def rules(trial: TrialConfig) -> list[str]:
+    """What the protocol changes of RECIST, and the cut-off of the data, a sentence each."""
+    own, said = trial.protocol, []
+    if own.confirm_days is not None and trial.confirmation:
+        said.append(f"A response is confirmed by a scan {own.confirm_days} days later or more.")
+    if own.min_sd_days is not None:
+        said.append(f"Stable disease counts from day {own.min_sd_days}.")
+    if own.max_nonevaluable_between is not None:
+        said.append(
+            f"Up to {own.max_nonevaluable_between} missed scans may lie between a response and its confirmation."
+        )
+    if own.max_stable_between is not None:
+        said.append(f"Up to {own.max_stable_between} stable scans may lie between a PR and its confirmation.")
+    if own.reappearance_is_progression is not None:
+        as_what = "is progression" if own.reappearance_is_progression else "says that the CR was a PR"
+        said.append(f"A PR after a CR {as_what}.")
+    if own.max_unassessed_days is not None:
+        said.append(f"Progression seen more than {own.max_unassessed_days} days after the last scan is censored.")
+    if trial.cut_off is not None:
+        cut = trial.cut_off
+        said.append(f"Patients enter over {cut.accrual:g} days; data are as known {cut.after:g} days after the first.")
+    return said
+
+
+def contrasts(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Arms against each other, all patients; arms that are dosed alike do not differ and are left out."""
+    rows = [row for row in rows_of(frame) if row["subgroup"] == "all"]
+    return [row for row in rows if any(row[name] != 0.0 for name in ("difference", "q05", "q95"))]
+
+
 def surprises(frame: pd.DataFrame | None) -> dict[str, Any]:
     """Published counts under their prediction, and how many of them lie in a tail."""
     rows = rows_of(frame)

@@ -34,6 +34,8 @@ _NEEDED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("day", *_RATES, "above_singles"),
     ),
     "ranks.csv": (("tumour_type", "subgroup", "endpoint", "treatment"), ("rank", "probability")),
+    "contrasts.csv": (("tumour_type", "subgroup", "arm", "against"), ("difference", "q05", "q95", "probability")),
+    "exceedance.csv": (("tumour_type", "arm", "subgroup"), ("rate", "population", "trial")),
     "discrepancies.csv": (
         ("tumour_type", "arm", "subgroup"),
         ("responders", "patients", "predicted", "at_most", "at_least"),
@@ -136,6 +138,8 @@ def report_inputs(inputs: Inputs, folder: RunFolder, trial: Mapping[str, pd.Data
         tgi=_without(read_table(folder, "tgi.csv"), "source"),
         ranks=_without(read_table(folder, "ranks.csv"), "source"),
         discrepancies=read_table(folder, "discrepancies.csv"),
+        contrasts=_without(read_table(folder, "contrasts.csv"), "source"),
+        exceedance=_without(read_table(folder, "exceedance.csv"), "source"),
         scans={
             cohort.tumour_type: {
                 name: float(inputs.priors.resolve("patients", cohort.tumour_type, name).quantile(0.5))

@@ -16,7 +16,7 @@ from vtrial.config import Experiment
 from vtrial.report import content, figures, fit, mice, patients, sources
 from vtrial.report.curves import TRACE_LOOKS, curve_store, panel_layout
 from vtrial.report.engagement import engagement
-from vtrial.report.ranking import rank_bars
+from vtrial.report.ranking import exceedance_lines, rank_bars
 from vtrial.report.tables import counts, forest_data, null_model_data, percent
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ReportInputs:
         tumour_type, arm, day, mean, q05, q25, q50, q75, q95: progression free survival.
     prior_posterior, chains : DataFrame or None
         Of `vtrial.report.fit`.
-    engagement, tgi, ranks, discrepancies : DataFrame or None
+    engagement, tgi, ranks, discrepancies, contrasts, exceedance : DataFrame or None
         Rows of the CSV table of that name.
     scans : mapping
         Tumour type of a cohort -> the medians of the priors of its scans: visit_delay (days), missed_visit (a share).
@@ -88,6 +88,8 @@ class ReportInputs:
     tgi: pd.DataFrame | None = None
     ranks: pd.DataFrame | None = None
     discrepancies: pd.DataFrame | None = None
+    contrasts: pd.DataFrame | None = None
+    exceedance: pd.DataFrame | None = None
     scans: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     synthetic: bool = False
@@ -138,6 +140,8 @@ def build_report(inputs: ReportInputs, data: Mapping[str, pd.DataFrame] | None =
         protocol=content.protocol(experiment),
         visits=content.visits(experiment.trial),
         scans=content.scans(inputs.scans),
+        rules=content.rules(experiment.trial),
+        contrasts=content.contrasts(inputs.contrasts),
         surprises=content.surprises(inputs.discrepancies),
         patients=content.patients(_samples(inputs), inputs.waterfall),
         survival=_names(inputs.pfs, "tumour_type"),
@@ -163,7 +167,7 @@ def figure_data(inputs: ReportInputs) -> dict[str, pd.DataFrame]:
     """The numbers behind every figure of the page, by name; figures without data are left out."""
     data = {"orr_forest": forest_data(inputs.orr), "null_models": null_model_data(inputs.orr)}
     names = ("superiority", "waterfall", "spider", "swimmer", "pfs", "uncertainty", "mouse_response", "curves")
-    for name in (*names, "engagement", "ranks", "prior_posterior", "chains"):
+    for name in (*names, "engagement", "ranks", "exceedance", "prior_posterior", "chains"):
         if (frame := getattr(inputs, name)) is not None:
             data[name] = frame
     if inputs.tgi is not None:
@@ -186,6 +190,8 @@ def _figures(inputs: ReportInputs, data: Mapping[str, pd.DataFrame]) -> dict[str
         for name, part in (("ranks", whole[~of_mice]), ("mouse-ranks", whole[of_mice])):
             if len(part):
                 drawn[name] = rank_bars(part)
+    if inputs.exceedance is not None:
+        drawn["exceedance"] = exceedance_lines(inputs.exceedance[inputs.exceedance["subgroup"] == "all"])
     if inputs.uncertainty is not None:
         drawn["uncertainty"] = sources.variance_bars(inputs.uncertainty)
     if inputs.engagement is not None:

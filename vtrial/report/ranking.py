@@ -1,11 +1,11 @@
-"""The figure of ranks: how probable each arm is to be the best, the second, and so on."""
+"""Figures of probabilities: of every rank of an arm, and of a response rate above any figure."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from vtrial.report.figures import INK, LINE, axis, figure, numbers, plain
+from vtrial.report.figures import INK, LINE, PALETTE, axis, figure, numbers, plain, points
 from vtrial.report.tables import records
 
 if TYPE_CHECKING:
@@ -68,6 +68,50 @@ def rank_bars(frame: pd.DataFrame) -> Figure:
         traces, y + top + 54, barmode="stack", annotations=notes, legend=legend | {"entrywidth": 44},
         xaxis=x, yaxis={"range": [y, -6], "visible": False, "fixedrange": True},
         margin={"l": 12, "r": 12, "t": top, "b": 48},
+    )  # fmt: skip
+
+
+def exceedance_lines(frame: pd.DataFrame) -> Figure:
+    """Probability that the response rate of the population is above a figure, a line per arm, all patients.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of exceedance.csv of the subgroup ``all``; fractions.
+
+    Returns
+    -------
+    plotly Figure
+    """
+    several = frame["tumour_type"].nunique() > 1
+    # arms that are dosed alike are one line
+    alike: dict[tuple[str, tuple[float, ...]], list[str]] = {}
+    parts = {}
+    for (tumour_type, arm), part in frame.groupby(["tumour_type", "arm"], sort=False):
+        key = (str(tumour_type), tuple(part["population"]))
+        alike.setdefault(key, []).append(str(arm))
+        parts[key] = part
+    traces = []
+    for place, (key, arms) in enumerate(alike.items()):
+        rows, colour = records(parts[key]), PALETTE[place % len(PALETTE)]
+        heads = [f"{key[0]}: {arm}" if several else arm for arm in arms]
+        name = "<br>".join(plain(part) for head in heads for part in textwrap.wrap(head, 44))
+        hover = [
+            f"{name}<br>P(rate above {100 * row['rate']:.0f} %): population {100 * row['population']:.0f} %, "
+            f"one trial {100 * row['trial']:.0f} %"
+            for row in rows
+        ]
+        xs, ys = ([100 * row[column] for row in rows] for column in ("rate", "population"))
+        dash = ("solid", "dash", "dot", "dashdot")[place % 4]
+        look = {"mode": "lines+markers", "line": {"color": colour, "width": 2, "dash": dash}}
+        traces.append(points(xs, ys, hover, name, {"size": 4, "color": colour}) | look)
+    below = 30 + 17 * sum(trace["name"].count("<br>") + 1 for trace in traces)
+    legend = {"orientation": "v", "x": 0, "y": -0.2, "yanchor": "top", "font": {"size": 11}}
+    x = axis("response rate x, %") | {"range": [0, 100]}
+    y = axis("P(rate above x), %") | {"range": [0, 102], "dtick": 25}
+    return figure(
+        traces, 300 + below, xaxis=x, yaxis=y, legend=legend, showlegend=True,
+        margin={"l": 52, "r": 12, "t": 12, "b": 44 + below},
     )  # fmt: skip
 
 
