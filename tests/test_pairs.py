@@ -103,8 +103,8 @@ def pairs_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tumour_type", "pdx_model", "arm"])
 
 
-def predict(tree, dataset, priors, rule, *rows):
-    found = predict_pairs(jax.random.key(1), tree, dataset, pairs_of(*rows), priors, rule)
+def predict(tree, dataset, priors, rule, *rows, by_rule=False):
+    found = predict_pairs(jax.random.key(1), tree, dataset, pairs_of(*rows), priors, rule, by_rule=by_rule)
     return found.pairs.set_index(["pdx_model", "arm"])
 
 
@@ -136,6 +136,10 @@ def test_a_combination_that_the_model_had_is_as_fitted(dataset, priors, nobody_l
     rows = [("T1", "M1", f"{name} + trametinib") for name in ("BYL719", "my drug", "alpelisib")]
     found = predict(posterior(), dataset, priors, nobody_leaves, *rows)
     assert found["probability"].tolist() == [0.0] * 3 and found["in_sample"].all()
+    # the rule alone: the stronger drug leads, to which M1 responds; what M1 shows under one drug stays as fitted
+    rows += [("T1", "M1", "trametinib"), ("T1", "M2", "trametinib")]
+    ruled = predict(posterior(), dataset, priors, nobody_leaves, *rows, by_rule=True)
+    assert ruled["probability"].tolist() == [1.0, 1.0, 1.0, 1.0, 0.0] and ruled["in_sample"].all()
 
 
 def test_a_drug_without_mice_comes_from_its_class(dataset, priors, nobody_leaves):

@@ -69,6 +69,8 @@ def predict_pairs(
     pairs: pd.DataFrame,
     priors: Priors,
     stopping: StoppingRule,
+    *,
+    by_rule: bool = False,
 ) -> PairPrediction:
     """Predict the mRECIST response of a new mouse of every listed PDX model under its arm.
 
@@ -86,6 +88,8 @@ def predict_pairs(
         Classes of drugs that the fit has not seen.
     stopping
         When a mouse leaves.
+    by_rule
+        Combinations by the combination rule even where the fit has seen the PDX model under them: a check of the rule.
 
     Raises
     ------
@@ -94,7 +98,7 @@ def predict_pairs(
     """
     draws = Draws(tree, index=tree["cells"]["index"].to_numpy())
     key_prior, key_mice = jax.random.split(key)
-    known = _KnownModels(tree, dataset, draws, PriorSampler(key_prior, priors, draws.size), priors)
+    known = _KnownModels(tree, dataset, draws, PriorSampler(key_prior, priors, draws.size), priors, by_rule)
     drugs = [known.drugs(arm) for arm in pairs["arm"]]
     rows = list(zip(pairs["tumour_type"], pairs["pdx_model"], drugs, strict=True))
     growth = np.stack([known.growth(tumour_type, model) for tumour_type, model, _ in rows], axis=1)
@@ -137,8 +141,10 @@ def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
 class _KnownModels:
     """Growth and effects [D] of PDX models: from the fit where it knows them, else from the population."""
 
-    def __init__(self, tree: xr.DataTree, dataset: Dataset, draws: Draws, sampler: PriorSampler, priors: Priors):
-        self._draws, self._sampler, self._priors = draws, sampler, priors
+    def __init__(
+        self, tree: xr.DataTree, dataset: Dataset, draws: Draws, sampler: PriorSampler, priors: Priors, by_rule: bool
+    ):
+        self._draws, self._sampler, self._priors, self._by_rule = draws, sampler, priors, by_rule
         self._aliases = dataset.aliases
         self._ln_growth = dict(zip(draws.labels("pdx_model"), draws.get("ln_growth").T, strict=True))
         effect = tree["cells"]["effect"].to_numpy()
@@ -190,7 +196,7 @@ class _KnownModels:
 
     def joint(self, tumour_type: str, model: str, drugs: tuple[str, ...]) -> np.ndarray:
         """Effect of an arm, [D]: as fitted where the model had it, else by the combination rule; 0 without drugs."""
-        if (model, drugs) in self._effect:
+        if (model, drugs) in self._effect and not (self._by_rule and len(drugs) > 1):
             return self._effect[model, drugs]
         single = [self.effect(tumour_type, model, drug) for drug in drugs]
         if len(single) < 2:

@@ -348,8 +348,10 @@ def sensitivity(run_dir: Path) -> pd.DataFrame:
     return table
 
 
-def predict_mice(run_dir: Path, pairs: Path, out: Path) -> pd.DataFrame:
+def predict_mice(run_dir: Path, pairs: Path, out: Path, *, by_rule: bool = False) -> pd.DataFrame:
     """Predict the response of one new mouse of each listed PDX model under its arm; writes arms.csv and pairs.csv.
+
+    With `by_rule` combinations follow the rule even where the fit has seen them.
 
     Returns
     -------
@@ -367,7 +369,9 @@ def predict_mice(run_dir: Path, pairs: Path, out: Path) -> pd.DataFrame:
     wanted = read_pairs(pairs)
     with folder.open_posterior() as tree:
         key = jax.random.key(inputs.experiment.mice.seed)
-        predicted = predict_pairs(key, tree, inputs.dataset, wanted, inputs.priors, stopping_rule(tree))
+        predicted = predict_pairs(
+            key, tree, inputs.dataset, wanted, inputs.priors, stopping_rule(tree), by_rule=by_rule
+        )
     arms = arm_table(predicted.pairs, predicted.responds)
     for name, table in (("arms.csv", arms), ("pairs.csv", predicted.pairs)):
         with whole(Path(out).absolute() / name) as aside:
