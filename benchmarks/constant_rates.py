@@ -29,6 +29,7 @@ from numpyro.infer import MCMC, NUTS, init_to_median
 from vtrial.arms import parts_of
 from vtrial.crossvalidation import folds_of
 from vtrial.dataset import Dataset
+from vtrial.errors import InputError
 from vtrial.experiment import load_experiment
 from vtrial.inputs import read_inputs
 from vtrial.pair_scores import pair_scores
@@ -186,7 +187,11 @@ def main() -> None:
     ask.add_argument("--in-sample", action="store_true", help="the fit sees what it predicts")
     given = ask.parse_args()
     jax.config.update("jax_enable_x64", True)
-    dataset = read_inputs(load_experiment(given.experiment)).dataset
+    try:
+        dataset = read_inputs(load_experiment(given.experiment)).dataset
+    except InputError as missing:
+        print(f"skipped: {missing}")
+        return
     folds = list(folds_of(dataset, "combinations-by-type", 5))
     everything = pd.concat([fold.pairs for fold in folds], ignore_index=True)
     tables = [(dataset, everything)] if given.in_sample else [(fold.dataset, fold.pairs) for fold in folds]

@@ -53,6 +53,9 @@ class DataConfig(Section):
         default={},
         description="other name: the drug name that the table uses; or an arm of the table: its drugs, A + B",
     )
+    first_dose_day: float | None = Field(
+        default=None, ge=0, description="day of the table on which treatment started; null for 0"
+    )
     detection_limit_mm3: float = Field(
         default=10.0, gt=0, description="volumes at or below are left-censored here, mm3"
     )

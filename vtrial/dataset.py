@@ -28,6 +28,8 @@ from vtrial.table import MISSING, Source, canonical, cells_of, content_of, fold,
 
 DETECTION_LIMIT_MM3 = 10.0
 TOO_FEW = "fewer than 2 measurements"
+#: days after the first dose by which a study that was measured at its start has a measurement
+LATEST_START = 7.0
 BEFORE_TREATMENT = "before treatment"
 _IDENTITY = ("study", "tumour_type", "pdx_model", "mouse", "arm")
 
@@ -134,6 +136,7 @@ def read_dataset(
     control: Sequence[str] = ("untreated",),
     separator: str = " + ",
     aliases: Mapping[str, str] | None = None,
+    first_dose_day: float | None = None,
     detection_limit_mm3: float = DETECTION_LIMIT_MM3,
     tumour_types: Sequence[str] | None = None,
     arms: Sequence[str] | None = None,
@@ -159,6 +162,9 @@ def read_dataset(
         Between the drugs of a combination; the spaces around it do not matter.
     aliases : mapping, optional
         Any name of a drug -> the name to use, either of them as in the table.
+    first_dose_day : float, optional
+        Day of the table on which treatment started. Left out it is 0, and a table whose mice start long after that is
+        an error.
     detection_limit_mm3 : float
         Volumes at or below are left-censored here (mm3). See the head of this file.
     tumour_types, arms : sequence of str, optional
@@ -199,7 +205,7 @@ def read_dataset(
     table["exclude"] = _reasons(source, table)
     _check_identity(source, table)
     table["mouse_key"] = _mouse_keys(table)
-    table["day"] = _numbers(source, table, "day", (table["exclude"] == "").to_numpy())
+    table["day"] = _numbers(source, table, "day", (table["exclude"] == "").to_numpy()) - (first_dose_day or 0.0)
     # Time starts at the first dose: growth before it, under no arm, is not what the fit describes.
     table.loc[(table["day"] < 0) & (table["exclude"] == ""), "exclude"] = BEFORE_TREATMENT
     used = (table["exclude"] == "").to_numpy()
@@ -229,6 +235,8 @@ def read_dataset(
     kept = {arm: drugs for arm, drugs in drugs_of.items() if arm in fitted}
     dataset = replace(whole, table=table, arms=kept, drugs=drugs_in(kept))
     _check_usable(dataset)
+    if first_dose_day is None:
+        _check_start(dataset)
     return replace(
         dataset, notes=(*sheets, *rows.notes, *renamed, *weights, *merged, *kept_out, *left_out, *_remarks(dataset))
     )
@@ -275,6 +283,11 @@ def _number_fault(name: str, cell: str) -> str:
     if re.fullmatch(r"[-+]?\d+(\.\d{3})*,\d+", cell):
         return f"{cell!r} is not a number: write decimals with a point, thousands without a mark"
     value = float(pd.to_numeric(pd.Series([cell]), errors="coerce").iloc[0])
+    if math.isnan(value) and name == "volume_mm3":
+        return (
+            f"{cell!r} is not a number: write 0 where nothing could be felt; where nothing was measured, delete the row "
+            "or give it a reason in the column 'exclude'"
+        )
     if math.isnan(value):
         return f"{cell!r} is not a number; {or_exclude}"
     if math.isinf(value):
@@ -306,7 +319,10 @@ def _check_mice(source: Source, used: pd.DataFrame) -> None:
         )
     row, mouse = used["row"].to_numpy(), np.asarray(pd.factorize(used["mouse_key"])[0])
     model = np.asarray(pd.factorize(used["pdx_model"])[0])
-    one_per_study = "mouse ids are unique within a study: write one animal one id, such as MODEL-ARM-1"
+    one_per_study = (
+        "mouse ids are unique within a study: write one animal one id, such as MODEL-ARM-1, or, where ids start again "
+        "with every PDX model, make each a study of its own (data.columns, study: the column of pdx_model)"
+    )
     for name, owner, of, advice in (
         ("pdx_model", "mouse", mouse, one_per_study),
         ("arm", "mouse", mouse, f"{one_per_study}; rows after a change of arm need a reason in 'exclude'"),
@@ -397,6 +413,18 @@ def _check_usable(dataset: Dataset) -> None:
     if dataset.used["censored"].all():
         limit = f"every volume is at or below the detection limit of {dataset.detection_limit_mm3:g} mm3"
         raise InputError(f"{limit}; are the volumes in mm3 (1 cm3 = 1,000 mm3)?", file=dataset.path, key="volume_mm3")
+
+
+def _check_start(dataset: Dataset) -> None:
+    """Days that are counted from something else than the first dose are no fault of a row, and halve an answer."""
+    first = float(dataset.used.groupby("mouse_key")["day"].min().median())
+    if first > LATEST_START:
+        raise InputError(
+            f"mice are measured from day {first:g} on (the middle one): `day` counts from the first dose, not from "
+            f"implantation; set data.first_dose_day: {first:g}, or 0 if no earlier day was measured",
+            file=dataset.path,
+            key="day",
+        )
 
 
 def _remarks(dataset: Dataset) -> list[str]:

@@ -23,7 +23,10 @@ from vtrial.table import fold
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
 RUN_FORMAT = 7
 #: what else to do about a drug of the table that no prior knows
-UNKNOWN = ", or give its class here; a combination with a name of its own has its drugs in data.aliases (Combo: A + B)"
+UNKNOWN = (
+    "; if it is a known drug under a name of your table, say which in data.aliases ({shown}: NAME), as of a combination "
+    "its drugs ({shown}: A + B)"
+)
 DATA_SETTINGS = (
     "layout",
     "sheet",
@@ -33,6 +36,7 @@ DATA_SETTINGS = (
     "control",
     "separator",
     "aliases",
+    "first_dose_day",
     "detection_limit_mm3",
     "tumour_types",
     "arms",
@@ -80,7 +84,10 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
         key = f"fit.drug_classes.{drug}"
         given = experiment.fit.drug_classes.get(drug)
         if given is None:
-            drug_class[drug] = _named(experiment, key, priors.drug_class, drug, UNKNOWN)
+            names = [name for name, of in experiment.data.aliases.items() if fold(of) == fold(drug)]
+            known_as = next((name for name in names if fold(name) in map(fold, known_classes)), drug)
+            more = UNKNOWN.format(shown=drug)
+            drug_class[drug] = _named(experiment, key, priors.drug_class, known_as, more)
             continue
         drug_class[drug] = given
         shipped = next((c for name, c in known_classes.items() if name.casefold() == drug.casefold()), given)
@@ -176,8 +183,14 @@ def check(experiment: Experiment) -> str:
                         f"            {info.name} has no pharmacokinetics in the priors: its effect is constant on "
                         f"treated days, human over mouse uncertain (drugs.{info.name}.pk would say more)"
                     )
+    lines += [f"          {line}" for line in _without_mice_of_type(inputs)]
     if unseen := _without_mice(inputs):
         lines.append(f"          no mice under {', '.join(unseen)}: predicted from the class")
+        if unused := _drugs_of_no_arm(inputs):
+            lines.append(
+                f"          drugs of the table that no arm gives: {', '.join(unused)}; if one is a drug of the trial under "
+                "another name, say so in data.aliases"
+            )
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")
     return "\n".join(lines)
 
@@ -192,6 +205,27 @@ def _without_mice(inputs: Inputs) -> list[str]:
         if not seen & {fold(name) for name in (drug, aliases.get(drug, drug), info.name, *info.code_names)}:
             found.append(f"{drug} ({info.drug_class})")
     return found
+
+
+def _drugs_of_no_arm(inputs: Inputs) -> list[str]:
+    """Drugs of the table, in its spelling, that no arm of the trial gives under any of their names."""
+    aliases, trial = inputs.experiment.data.aliases, inputs.experiment.trial
+    names: set[str] = set()
+    for drug in {drug for cohort in trial.cohorts for arm in cohort.arms for drug in arm.drugs}:
+        info = inputs.priors.drug(drug)
+        names |= {fold(name) for name in (drug, aliases.get(drug, drug), info.name, *info.code_names)}
+    return [drug for drug in inputs.dataset.drugs if fold(drug) not in names]
+
+
+def _without_mice_of_type(inputs: Inputs) -> list[str]:
+    """A line for every cohort whose tumour type the table does not have."""
+    held = sorted(inputs.dataset.used["tumour_type"].unique())
+    missing = sorted({cohort.tumour_type for cohort in inputs.experiment.trial.cohorts} - set(held))
+    return [
+        f"no mice of {name} (the table has {listed(held, 6)}){nearest(name, held)}: growth and effects of its patients "
+        "come from priors and from the other types"
+        for name in missing
+    ]
 
 
 def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:

@@ -32,9 +32,13 @@ class Progress:
                 LOG.info("%s", stage)
         if self._console is None:
             if now - self._told > 10.0 or done >= total:
-                rate = done / max(now - self._begun, 1e-9)
-                left = (total - done) / rate if rate else float("nan")
-                LOG.info("%s %d of %d, %.0f per s, %.0f s left", stage, done, total, rate, left)
+                passed = now - self._begun
+                # what is there at once was kept from before: no rate to speak of
+                rate = done / passed if passed > 0.5 else 0.0
+                if rate:
+                    LOG.info("%s %d of %d, %.0f per s, %.0f s left", stage, done, total, rate, (total - done) / rate)
+                else:
+                    LOG.info("%s %d of %d", stage, done, total)
                 self._told = now
             return
         if self._bar is None:

@@ -67,8 +67,19 @@ def print_answer(folder: Path | None) -> None:
     # Empty is missing in numbers only: an arm may be called NA.
     numbers: dict[str, list[str]] = {name: [""] for name in _NUMBERS}
     _print_rates(pd.read_csv(file, keep_default_na=False, na_values=numbers))
+    if (better := file.parent / "figures" / "superiority.csv").is_file():
+        _print_superiority(pd.read_csv(better, keep_default_na=False))
     if (mice := file.with_name("tgi.csv")).is_file():
         _print_inhibition(pd.read_csv(mice, keep_default_na=False, na_values={"above_singles": [""], "mean": [""]}))
+
+
+def _print_superiority(table: pd.DataFrame) -> None:
+    """Whether a combination beats each of its drugs, in all patients."""
+    rows = table[table["subgroup"] == "all"].to_dict("records")
+    if rows:
+        print("\nProbability that the combination has the higher rate in the population:")
+    for row in rows:
+        print(f"  {plain(str(row['arm']))} over {plain(str(row['against']))}: {row['probability']:.2f}")
 
 
 def _print_inhibition(tgi: pd.DataFrame) -> None:
