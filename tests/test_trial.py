@@ -20,6 +20,7 @@ from vtrial.base import Counts, PatientLaw, Schedule, Trial
 from vtrial.endpoints import time_to_progression, time_to_response
 from vtrial.patients import BLOCK, EVERYTHING, Parts, block_deviates, draw_key, lay_out, parts_of, patients_of
 from vtrial.response import CR, NE, PD, PR, RECIST_1_1, SD, best_overall_response
+from vtrial.times import ends_by_day, ends_by_visit, landmark_curve, survival_curves
 
 # One set of shapes for the whole module, so that it compiles once: 4 draws, 6 regimens, 3 drugs, 20 segments, 5 visits.
 DRUGS = ["a", "b", "c"]
@@ -462,21 +463,42 @@ def test_a_late_cut_off_is_none_and_an_earlier_one_takes_from_the_same_patients(
     np.testing.assert_array_equal(other.best_response, early.best_response[:, [C, AB, A, PART_B, PART_A, BLISS]])
 
 
-def test_a_death_after_the_cut_off_is_not_known():
-    law = law_of(
-        **QUIET | {"discontinuation_hazard": 0.004},
+def test_a_death_after_the_last_scan_before_the_cut_off_is_not_counted():
+    """Cut off on day 100, with scans on days 56 and 112: nobody alive is seen after day 56."""
+    asked = trial.Endpoints(NUM_ARMS)
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, endpoints=asked)
+    _, more = trial.simulate(KEY, trial_of(cut_off(dying(0.004, 0.0), 0.0, 100.0)), **settings)
+    num, deaths = NUM_DRAWS * NUM_PATIENTS, np.asarray(more.course)[:, A, ..., 2].sum((0, 1, 2))
+    share = -math.expm1(-0.004 * 56)
+    assert abs(deaths.sum() / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
+    assert deaths[1] == deaths.sum()
+
+
+def dying(hazard: float, visit_delay: float) -> PatientLaw:
+    """Tumours that do not move; who leaves dies."""
+    return law_of(
+        **QUIET | {"discontinuation_hazard": hazard, "visit_delay": visit_delay},
         death_share=1.0,
         growth_scale=0.0,
         effect_mean=np.zeros((3, 2)),
         gamma=np.zeros((3, 3)),
     )
+
+
+def test_a_cut_off_does_not_bend_the_curve_of_those_who_die():
+    """Followed for 20 to 220 days, who die exponentially: the curve of trials that are on time is that of the law."""
     asked = trial.Endpoints(NUM_ARMS)
     settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, endpoints=asked)
-    _, more = trial.simulate(KEY, trial_of(cut_off(law, 0.0, 100.0)), **settings)
-    num, deaths = NUM_DRAWS * NUM_PATIENTS, np.asarray(more.course)[:, A, ..., 2].sum((0, 1, 2))
-    share = -math.expm1(-0.004 * 100)
-    assert abs(deaths.sum() / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
-    assert not deaths[3:].any()
+    _, more = trial.simulate(KEY, trial_of(cut_off(dying(0.004, 0.0), 200.0, 220.0)), **settings)
+    by_end = np.asarray(more.course)[:, A].sum((0, 1, 2))
+    curve = landmark_curve(by_end[:, 2], by_end[:, 0])
+    # Greenwood's variance, of the expected numbers: followed to a visit are (220 - day) / 200 of the patients
+    variance, alive = 0.0, 1.0
+    for visit, day in enumerate(VISIT_DAY[:3], start=1):
+        now = math.exp(-0.004 * day)
+        variance += (1 - now / alive) / (now * (220 - day) / 200 * NUM_DRAWS * NUM_PATIENTS)
+        alive = now
+        assert abs(curve[visit] - now) <= SIGMA * now * math.sqrt(variance)
 
 
 # ------------------------------------------------------------------------------------------------ independent reading
@@ -629,11 +651,13 @@ def test_days_of_the_endpoints_are_those_of_the_visits_that_were_made():
         return time_to_progression(codes, day), time_to_response(codes, day)
 
     size = more.end_day.shape[-2]
-    assert size == 280 + 56 + 1
+    assert size == 280 + 1
     for k in range(NUM_ARMS):
         end, start = times(got.codes[k], got.visit_day)
         last, first = (np.asarray(jnp.round(one.day)).astype(int).reshape(NUM_DRAWS, num) for one in (end, start))
         kind, responds = (np.asarray(one.event).reshape(NUM_DRAWS, num) for one in (end, start))
+        # what comes after the planned day of the last visit is not read
+        kind, last, first = kind & (last <= 280), np.minimum(last, 280), np.minimum(first, 280)
         for draw in range(NUM_DRAWS):
             by_end = np.zeros((size, 3), int)
             np.add.at(by_end, (last[draw], kind[draw].astype(int)), 1)
@@ -647,29 +671,45 @@ def test_days_of_the_endpoints_are_those_of_the_visits_that_were_made():
 
 
 def test_days_and_visits_of_the_endpoints_hold_the_same_patients(endpoints):
-    more = endpoints[1]
-    np.testing.assert_array_equal(more.end_day.sum(-2), more.course.sum((-3, -2)))
+    more, last = endpoints[1], int(VISIT_DAY[-1])
+    np.testing.assert_array_equal(more.end_day.sum((-1, -2)), more.course.sum((-3, -2, -1)))
     np.testing.assert_array_equal(more.response_day.sum(-1), more.course[..., 1:, :, :].sum((-1, -2, -3)))
-    ended = more.course[..., 1:, :, :].sum((-3, -2))
-    np.testing.assert_array_equal(more.duration.sum(-2), np.stack([ended[..., 0], ended[..., 1:].sum(-1)], axis=-1))
+    np.testing.assert_array_equal(more.duration.sum((-1, -2)), more.response_day.sum(-1))
+    # before the planned day of the last visit there is all that the visits before it saw, and who died before that day
+    before = more.end_day[..., :last, :].sum(-2)
+    np.testing.assert_array_equal(before[..., :2], more.course[..., :-1, :2].sum((-3, -2)))
+    assert np.all(before[..., 2] >= more.course[..., :-1, 2].sum((-2, -1)))
     # between the last day on which the first visit may be and the second, nobody progresses; people die on any day
     days = np.arange(more.end_day.shape[-2])
     by_kind = more.end_day.sum((0, 1, 2))
     assert not by_kind[days < 56, 1].any() and by_kind[days < 56, 2].any()
 
 
+def test_late_last_visits_do_not_take_a_curve_to_nothing():
+    """Nobody leaves: before the planned day of a visit the curve is that of the visits before it, to rounding.
+
+    On the last planned day there is less than what the last visit will have seen, since most make it later. Patients
+    leave with that visit, on days of their own: with all of those days the curve would end at 0.
+    """
+    law = law_of(discontinuation_hazard=0.0, missed_visit=0.0)
+    asked = trial.Endpoints(NUM_ARMS, days=True)
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1, endpoints=asked)
+    _, more = trial.simulate(KEY, trial_of(law), **settings)
+    days, by_day = ends_by_day(more, VISIT_DAY.tolist())
+    curve, by_visit = survival_curves(by_day)["pfs"], survival_curves(ends_by_visit(more))["pfs"]
+    assert days[-1] == VISIT_DAY[-1]
+    before = [int(day) - 1 for day in VISIT_DAY]
+    np.testing.assert_allclose(curve[..., before], by_visit[..., :-1], rtol=1e-12)
+    assert np.all((by_visit[..., -1] <= curve[..., -1]) & (curve[..., -1] <= by_visit[..., -2]))
+    assert by_visit[..., -1].min() > 0.05  # there is something to lose
+
+
 def test_deaths_are_dated_on_their_own_day():
     """Tumours that do not move and everybody who leaves dies: an exponential, whatever the visits."""
     leaving = 0.004
-    law = law_of(
-        **QUIET | {"visit_delay": 5.0, "discontinuation_hazard": leaving},
-        death_share=1.0,
-        growth_scale=0.0,
-        effect_mean=np.zeros((3, 2)),
-        gamma=np.zeros((3, 3)),
-    )
+    settings = dict(num_patients=NUM_PATIENTS, devices=ONE_DEVICE, chunk=1)
     asked = trial.Endpoints(NUM_ARMS, days=True)
-    _, more = trial.simulate(KEY, trial_of(law), num_patients=NUM_PATIENTS, endpoints=asked, devices=ONE_DEVICE)
+    _, more = trial.simulate(KEY, trial_of(dying(leaving, 5.0)), endpoints=asked, **settings)
     deaths, num = np.asarray(more.end_day)[:, 0, :, :, 2].sum((0, 1)), NUM_DRAWS * NUM_PATIENTS
     assert deaths[0] == 0
     for day in (1, 20, 100, 250):

@@ -385,7 +385,8 @@ class EndpointCounts(NamedTuple):
         Responders by the whole day, from 0, of the visit of their response. None, like the next two, where all visits
         are on their planned days, or the days are not asked for.
     end_day : Array [D, A, B, T, 3]
-        Patients by the day of their end, and its kind: that of a visit, or of a death without progression.
+        Patients by the day of their end, and its kind: that of a visit, or of a death without progression. Days end
+        with the planned day of the last visit (before the cut-off), on which later ends are censored.
     duration : Array [D, A, B, T, 2]
         Responders by the days from the one to the other, and whether the response had ended (1) or not (0).
     """

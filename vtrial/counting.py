@@ -18,6 +18,7 @@ from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, PatientLaw, Patient
 from vtrial.course import (
     decays,
     follow,
+    last_planned_visit,
     left_day,
     new_lesion_ratios,
     on_study,
@@ -171,13 +172,13 @@ def _endpoints(
     """What else patients in one arm show."""
     day, rule, num_visits = visit_days(patients, schedule), setup.rule, schedule.visit_day.shape[0]
     course = arm.course
-    left_after, left, dies = jnp.full_like(course.progression, num_visits), None, patients.dies
+    on_day = jnp.broadcast_to(day if day.ndim == 2 else day[:, None], (num_visits, course.progression.shape[0]))
+    left_after, visits = jnp.full_like(course.progression, num_visits), num_visits
     if setup.parts.discontinuation:
         left_after = jnp.sum(on_study(patients, law, schedule, discontinuation), axis=0, dtype=jnp.int32)
-        left = left_day(patients, law, discontinuation)
-        if patients.follow_up is not None:
-            dies = dies & (left <= patients.follow_up)
-    end = ending(course, arm.response, left_after, dies, num_visits)
+    if patients.follow_up is not None:
+        visits = jnp.sum(on_day <= patients.follow_up[None], axis=0, dtype=jnp.int32)
+    end = ending(course, arm.response, left_after, patients.dies, visits)
     blinded = None
     if setup.parts.blinded:
         # nobody is scanned for the blinded reader once the local one has called progression
@@ -189,14 +190,14 @@ def _endpoints(
         blinded = best_of(again, *visits, day, rule)
     responded = ended = lasted = None
     if setup.days:
-        on_day = jnp.broadcast_to(day if day.ndim == 2 else day[:, None], (num_visits, course.progression.shape[0]))
-        left = jnp.zeros_like(on_day[0]) if left is None else left
-        # dates are whole days
-        begun, last = (jnp.round(one).astype(jnp.int32) for one in ending_days(end, on_day, left))
+        left = jnp.zeros_like(on_day[0])
+        if setup.parts.discontinuation:
+            left = left_day(patients, law, discontinuation)
+        begun, last, kind = ending_days(end, on_day, left, last_planned_visit(law, schedule))
         responds = end.response != 0
         responded = jnp.where(responds, begun, setup.days)
-        ended = last * 3 + end.kind
-        lasted = jnp.where(responds, (last - begun) * 2 + (end.kind != 0), 2 * setup.days)
+        ended = last * 3 + kind
+        lasted = jnp.where(responds, (last - begun) * 2 + (kind != 0), 2 * setup.days)
     return _Endpoints(
         course=(end.response * (num_visits + 1) + end.end) * 3 + end.kind,
         change=change_bin(best_change(arm.reading.sld, arm.reading.sld_baseline, arm.reading.codes)),

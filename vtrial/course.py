@@ -385,3 +385,10 @@ def left_day(
     """Day on which the patient leaves for reasons other than progression, infinite where nobody does."""
     hazard = law.discontinuation_hazard if discontinuation is None else discontinuation * law.discontinuation_hazard
     return patients.discontinuation_e / hazard
+
+
+def last_planned_visit(law: PatientLaw, schedule: Schedule) -> Float[Array, ""]:
+    """Planned day of the last visit that anybody may have made when the data are cut off; 0 if there is none."""
+    if law.cut_off is None:
+        return schedule.visit_day[-1]
+    return jnp.max(jnp.where(schedule.visit_day <= law.cut_off, schedule.visit_day, 0.0))

@@ -1,9 +1,9 @@
 """What is read of a patient beyond the best response: times to events, depth, and the counts that hold them all.
 
 Everything here is for ONE patient, or for all of them as last axis where it says ``*P``. Visits are few, so an event is
-known by the number of its visit,
-and one table of (visit of the response, visit of the end, kind of the end) has the time to response, the duration of
-response, the time to progression and progression-free survival of all patients in it, exactly.
+known by the number of its visit, and one table of (visit of the response, visit of the end, kind of the end) has the
+time to response, the duration of response, the time to progression and progression-free survival of all patients in it,
+exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def ending(
     response: Int[Array, " *P"],
     left_after: Int[Array, " *P"],
     dies: Bool[Array, " *P"],
-    num_visits: int,
+    num_visits: Int[Array, " *P"] | int,
 ) -> Ending:
     """Which visits the response and the end of a patient's course fall on.
 
@@ -37,7 +37,8 @@ def ending(
         Whether leaving is death. Death without progression falls on the first visit after it, so the end is late by
         at most one interval between visits; `ending_days` has its day.
     num_visits
-        Visits after baseline.
+        Visits after baseline until the data end. A death after the last of them is not counted: of those who are alive
+        then, nobody is seen again, so that it would stand against patients at risk who are no longer there.
     """
     died = dies & (left_after < num_visits) & (course.progression == 0)
     end = jnp.where(died, left_after + 1, _last_visit(course.evaluable))
@@ -46,9 +47,11 @@ def ending(
 
 
 def ending_days(
-    end: Ending, day: Float[Array, "V *P"], left_day: Float[Array, " *P"]
-) -> tuple[Float[Array, " *P"], Float[Array, " *P"]]:
-    """Days of the response (0 without one) and of the end of a patient's course (0 without any evaluable visit).
+    end: Ending, day: Float[Array, "V *P"], left_day: Float[Array, " *P"], until: Float[Array, ""]
+) -> tuple[Int[Array, " *P"], Int[Array, " *P"], Int[Array, " *P"]]:
+    """Whole days of the response (0 without one) and of the end of a patient's course, and the kind of that end.
+
+    The end is of day 0 without any evaluable visit. What comes after `until` is not read, and censored there.
 
     Parameters
     ----------
@@ -59,12 +62,17 @@ def ending_days(
     left_day
         Day on which the patient left the study: a death is of that day, not of a visit, and of day 1 at the earliest,
         since on day 0 everybody is alive.
+    until
+        Planned day of the last visit. Everybody leaves a curve with a last scan of their own, made some days after it:
+        those still at risk become ever fewer, and progression among them would take the curve to 0, whatever it was.
     """
     response, last = jnp.zeros_like(left_day), jnp.zeros_like(left_day)
     for visit, this_day in enumerate(jnp.unstack(day)):
         response = jnp.where(end.response == visit + 1, this_day, response)
         last = jnp.where(end.end == visit + 1, this_day, last)
-    return response, jnp.where(end.kind == 2, jnp.maximum(left_day, 1.0), last)
+    last = jnp.where(end.kind == 2, jnp.maximum(left_day, 1.0), last)
+    begun, ended, limit = (jnp.round(one).astype(jnp.int32) for one in (response, last, until))
+    return jnp.minimum(begun, limit), jnp.minimum(ended, limit), jnp.where(ended > limit, 0, end.kind)
 
 
 def change_bin(change: Float[Array, " *P"]) -> Int[Array, " *P"]:

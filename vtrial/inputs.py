@@ -21,7 +21,7 @@ from vtrial.store import default_run_dir, file_sha256
 from vtrial.table import fold
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
-RUN_FORMAT = 7
+RUN_FORMAT = 8
 #: what else to do about a drug of the table that no prior knows
 UNKNOWN = (
     "; if it is a known drug under a name of your table, say which in data.aliases ({shown}: NAME), as of a combination "

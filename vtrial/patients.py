@@ -62,10 +62,8 @@ _STREAM = {
 _EFFECT, _GROWTH, _COMBINATION, _LOSS_RATE, _PACE, _SLD, _SIZE = (0, 1, 2, 3), 4, (5, 6), 7, 8, 13, 14
 _LESIONS, _SUBGROUP, _NEW_LESION, _DISCONTINUATION, _DEATH, _READER, _BLINDED_READER = 19, 20, 21, 22, 23, 24, 25
 _READING, _MISSED, _BLINDED, _MISSED_DOSE, _EXPOSURE, _MORE = 26, 58, 89, 121, (122, 123, 124, 125), 126
-_VISIT_DELAY, _ENTRY = (
-    256,
-    287,
-)  # the numbers from _MORE up to here are three a drug or combination beyond the first few
+# the numbers from _MORE up to here are three a drug or combination beyond the first few
+_VISIT_DELAY, _ENTRY = 256, 287
 
 
 class Parts(NamedTuple):

@@ -48,7 +48,8 @@ class Endpoints(NamedTuple):
     blinded : bool
         Whether a second, blinded reader reads the arms too; without, what is counted of that reader is None.
     days : bool
-        Whether times are counted by the day too where visits are late; where all are on time they have their numbers.
+        Whether times are counted by the day too where visits are late, up to the planned day of the last one; where all
+        are on time they have their numbers.
     """
 
     num_arms: int
@@ -89,7 +90,8 @@ def simulate(
     num_patients
         Patients of each draw, 1 or more; any number in the same memory.
     endpoints
-        Read besides the best response; None: nothing. Memory on the device grows with the square of the visits.
+        Read besides the best response; None: nothing. What comes back, and lies on the device until then, grows with
+        the square of the visits, and with `Endpoints.days` by six numbers a day, for each draw, arm and subgroup.
     numbers
         "independent", or "sobol" for points that fill the space of patients more evenly: rates of a draw are unbiased
         too, and have a smaller error, which is read from the spread over draws of one law.
@@ -125,7 +127,7 @@ def simulate(
         parts = parts._replace(death=True, blinded=endpoints.blinded)
         setup = setup._replace(arms=endpoints.num_arms, confirmation=endpoints.confirmation)
         if endpoints.days and parts.late_visits:
-            setup = setup._replace(days=_num_days(trial.schedule))
+            setup = setup._replace(days=round(float(trial.schedule.visit_day[-1])) + 1)
     mesh = Mesh(tuple(jax.devices() if devices is None else devices), ("draws",))
     if chunk is None:
         chunk = _CHUNK_CPU if mesh.devices.flat[0].platform == "cpu" else _CHUNK_ACCELERATOR
@@ -161,12 +163,6 @@ def trajectories(
     return _trajectories(
         key, jnp.int32(first_draw), law, exposure, plan, setup=setup, patients_per_draw=patients_per_draw
     )
-
-
-def _num_days(schedule: Schedule) -> int:
-    """Whole days from 0 to the last on which a visit may be made, see `course.visit_days`."""
-    day = [0.0, *schedule.visit_day.tolist()]
-    return round(2 * day[-1] - day[-2]) + 1
 
 
 def _laid_out(trial: Trial, rule: RecistRule, numbers: Numbers) -> tuple[PatientLaw, Array, Plan, Setup]:
