@@ -260,6 +260,9 @@ def test_a_cut_off_before_the_last_patient_entered_is_refused(file: Path) -> Non
     assert trial.cut_off is not None and (trial.cut_off.accrual, trial.cut_off.after) == (364.0, 540.0)
     with pytest.raises(InputError, match=r"trial\.cut_off\.after: must not be before the last patient has entered"):
         load_experiment(file, ["trial.cut_off={accrual: 365 d, after: 300 d}"])
+    # a fraction of a day may be stored with an exponent, which no experiment may have
+    with pytest.raises(InputError, match=r"trial\.cut_off\.accrual: must be whole days, such as 540 d"):
+        load_experiment(file, ["trial.cut_off={accrual: 0.05 min, after: 540 d}"])
 
 
 def test_order_of_settings(file: Path) -> None:

@@ -249,6 +249,9 @@ class CutOff(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> CutOff:
+        for key in ("accrual", "after"):
+            if getattr(self, key) % 1.0:
+                raise fault("must be whole days, such as 540 d", key)
         if self.after < self.accrual:
             raise fault("must not be before the last patient has entered (accrual)", "after")
         return self
