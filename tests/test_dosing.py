@@ -169,7 +169,8 @@ def test_calendar_with_holds_and_reductions():
         ),
         ({"intensity": 0.0}, "intensity: got 0.0; allowed is given over planned dose", "intensity: 0.8"),
         ({"missed": 1.0}, "missed: got 1.0; allowed is a probability", "missed: 0.05"),
-        ({"infusion_days": 29.0}, "infusion: got 29 d; allowed is a length from 0 (a bolus) to 28 d", "30 min"),
+        ({"infusion_days": 3.5}, "infusion: got 3.5 d; allowed is a length from 0 (a bolus) to 3 d: until", "30 min"),
+        ({"infusion_days": -0.5}, "infusion: got -0.5 d", "infusion: 30 min"),
         ({"infusion_days": math.nan}, "infusion: got nan d", "infusion: 30 min"),
     ],
 )
@@ -177,6 +178,22 @@ def test_wrong_changes_say_what_is_allowed_with_an_example(changes, message, exa
     with pytest.raises(ValueError) as caught:
         dosing.check_dosing(AVUTOMETINIB._replace(**changes))
     assert str(caught.value).startswith(message) and example in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("regimen", "longest"),
+    [
+        (Dosing(5.0, "mg", times_per_day=3), 8 / 24),
+        (Dosing(5.0, "mg", repeat_days=35), 28.0),
+        # once a cycle, although its repeat is a week
+        (Dosing(5.0, "mg", repeat_days=7, on_days=7, cycle_days=21, start_day=3), 21.0),
+        (Dosing(5.0, "mg", days=(1, 6), repeat_days=7, holds=((7, 14),)), 2.0),
+    ],
+)
+def test_an_infusion_ends_before_the_next_begins(regimen, longest):
+    assert dosing.check_dosing(regimen._replace(infusion_days=longest)).infusion_days == longest
+    with pytest.raises(ValueError, match=r"infusion: got .* d; allowed is a length from 0 \(a bolus\) to "):
+        dosing.check_dosing(regimen._replace(infusion_days=longest * 1.001))
 
 
 @pytest.mark.parametrize("regimen", REGIMENS.values(), ids=REGIMENS)

@@ -128,9 +128,19 @@ def _check_changes(dosing: Dosing) -> None:
     if dosing.missed is not None and not 0 <= dosing.missed < 1:
         what = "a probability from 0 to below 1"
         raise _wrong("missed", dosing.missed, what, "for example missed: 0.05")
-    if dosing.infusion_days is not None and not 0 <= dosing.infusion_days <= MAX_INFUSION_DAYS:
-        what = f"a length from 0 (a bolus) to {MAX_INFUSION_DAYS:g} d"
-        raise _wrong("infusion", f"{dosing.infusion_days:g} d", what, "for example infusion: 30 min")
+    if dosing.infusion_days is not None:
+        longest = min(MAX_INFUSION_DAYS, _shortest_wait(dosing))
+        # 8 h three times a day is a third of a day to rounding
+        if not 0 <= dosing.infusion_days <= longest * (1 + 1e-9):
+            what = f"a length from 0 (a bolus) to {longest:.4g} d: until the next dose, at most {MAX_INFUSION_DAYS:g} d"
+            raise _wrong("infusion", f"{dosing.infusion_days:.4g} d", what, "for example infusion: 30 min")
+
+
+def _shortest_wait(dosing: Dosing) -> float:
+    """Days from one dose to the next, at least, over two cycles."""
+    plain = dosing._replace(holds=(), reductions=(), infusion_days=None, start_day=0)
+    days = dose_days(plain, 2 * (dosing.cycle_days or dosing.repeat_days))
+    return min(later - earlier for earlier, later in pairwise(days))
 
 
 def dose_days(dosing: Dosing, until_day: float | int) -> tuple[float, ...]:
