@@ -204,9 +204,13 @@ def recist_rule(config: TrialConfig) -> RecistRule:
     return RECIST_VERSIONS[config.recist]._replace(**changes)
 
 
+#: draws of one piece at most: counted by the day, two years of five arms in two subgroups take 1 MB a draw to read
+MOST_DRAWS = 500
+
+
 def piece_size(num_draws: int) -> int:
-    """Draws that are simulated in one call: a tenth of all, so that progress is seen and little is lost."""
-    return max(num_draws // 10, 1)
+    """Draws that are simulated in one call: a tenth of all, so that progress is seen and little is lost, in memory."""
+    return min(max(num_draws // 10, 1), MOST_DRAWS)
 
 
 def _checkpoint(inputs: Inputs, folder: RunFolder, device: Kind) -> Checkpoint:
