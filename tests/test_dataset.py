@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vtrial import table
 from vtrial.dataset import BEFORE_TREATMENT, DETECTION_LIMIT_MM3, TOO_FEW, Dataset, read_dataset
 from vtrial.errors import InputError
 
@@ -434,6 +435,17 @@ def test_ten_million_rows_are_refused_before_their_cells_are_read(tmp_path):
     with pytest.raises(InputError, match=r"large\.csv\.gz: is larger than a table may be \(5,000,000 rows"):
         read_dataset(path)
     assert time.process_time() - begun < 30.0  # measured: 1 s
+
+
+def test_a_packed_sheet_is_as_large_as_what_it_holds(tmp_path, monkeypatch):
+    """The archive stays far below the limit that its text is above; so do lines that end in CR alone."""
+    text = HEADER + "S,BRCA,X-1,c1,untreated,0,200\n" * 5_000
+    monkeypatch.setattr(table, "MAX_BYTES", 140_000)
+    assert len(as_xlsx(text)) < 140_000 < len(text)
+    assert "is larger than a table may be" in refused(tmp_path, as_xlsx(text))
+    monkeypatch.setattr(table, "MAX_BYTES", 2**30)
+    monkeypatch.setattr(table, "MAX_ROWS", 4_000)
+    assert "is larger than a table may be" in refused(tmp_path, text.replace("\n", "\r"))
 
 
 def test_missing_file_and_folder(tmp_path):

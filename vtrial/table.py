@@ -9,6 +9,7 @@ import gzip
 import io
 import re
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ def cells_of(path: Path, content: bytes, sheet: str | None = None) -> tuple[pd.D
 
 
 def _sheet(path: Path, content: bytes, sheet: str | None) -> tuple[pd.DataFrame, list[str]]:
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(part.file_size for part in archive.infolist()) > MAX_BYTES:  # said beforehand, and no more is unpacked
+            raise _too_large(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl warns of styles and drop-downs that hold no data
@@ -104,6 +108,11 @@ def _sheet(path: Path, content: bytes, sheet: str | None) -> tuple[pd.DataFrame,
     return cells.fillna("").astype(str), [note] if len(names) > 1 else []
 
 
+def _too_large(path: Path) -> InputError:
+    message = f"is larger than a table may be ({MAX_ROWS:,} rows, 1 GiB of text)"
+    return InputError(f"{message}; leave out what is no measurement of a tumour", file=path)
+
+
 def _text(path: Path, content: bytes) -> str:
     if content.startswith(b"\x1f\x8b"):
         try:
@@ -111,9 +120,8 @@ def _text(path: Path, content: bytes) -> str:
                 content = packed.read(MAX_BYTES + 1)  # a small file may unpack to any size
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"is a damaged gzip file ({error}); copy it again", file=path) from None
-    if len(content) > MAX_BYTES or content.count(b"\n") > MAX_ROWS:
-        message = f"is larger than a table may be ({MAX_ROWS:,} rows, 1 GiB of text)"
-        raise InputError(f"{message}; leave out what is no measurement of a tumour", file=path)
+    if len(content) > MAX_BYTES or max(content.count(b"\n"), content.count(b"\r")) > MAX_ROWS:
+        raise _too_large(path)
     advice = "save it as CSV (UTF-8), gzip CSV or xlsx"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"is UTF-16 text; {advice}", file=path)
