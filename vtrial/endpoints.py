@@ -51,7 +51,8 @@ def ending_days(
 ) -> tuple[Int[Array, " *P"], Int[Array, " *P"], Int[Array, " *P"]]:
     """Whole days of the response (0 without one) and of the end of a patient's course, and the kind of that end.
 
-    The end is of day 0 without any evaluable visit. What comes after `until` is not read, and censored there.
+    The end is of day 0 without any evaluable visit. What comes after `until` is not read: an end is censored there,
+    and a response dated there.
 
     Parameters
     ----------

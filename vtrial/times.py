@@ -83,7 +83,7 @@ def ends_by_visit(endpoints: EndpointCounts) -> np.ndarray:
 def ends_by_day(endpoints: EndpointCounts, visit_days: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Days [T], and patients by day and kind of their end [D, A, B + 1, T, 3].
 
-    Every whole day where visits are late; else day 0 and the visits.
+    Every whole day up to the planned day of the last visit where visits are late; else day 0 and the visits.
     """
     if endpoints.end_day is None:
         return np.array([0.0, *visit_days], float), ends_by_visit(endpoints)
