@@ -490,3 +490,18 @@ def test_other_layouts(shared_data):
 def test_reading_a_table_imports_no_jax():
     code = "import sys, vtrial.dataset; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_days_from_implantation_are_told_and_taken(tmp_path):
+    """Every day 21 later is a table that starts at implantation: the answer would be off, and no row is wrong."""
+    late = GOOD.replace(",7,", ",28,").replace(",0,2", ",21,2").replace(",0,1", ",21,1")
+    said = refused(tmp_path, late)
+    assert "measured from day 21 on" in said and "set data.first_dose_day: 21" in said
+    moved = read(tmp_path, late, first_dose_day=21.0)
+    assert moved.table["day"].tolist() == read(tmp_path, GOOD).table["day"].tolist()
+    # the first dose was given on day 0, and nobody measured before day 21
+    assert read(tmp_path, late, first_dose_day=0.0).table["day"].tolist() == [21.0, 28.0] * 3
+
+
+def test_not_palpable_is_a_volume_of_0(tmp_path):
+    assert "write 0 where nothing could be felt" in refused(tmp_path, GOOD.replace(",210", ",NP"))

@@ -58,7 +58,28 @@ def test_check_says_which_drugs_no_mouse_had(
     drugs = "{DX-1: {dose: 1 mg, repeat: 1 d}, binimetinib: {dose: 45 mg, repeat: 1 d}}"
     other = f"trial.cohorts.0.arms=[{{name: a, drugs: {drugs}}}]"
     assert cli.main(["check", file, "--set", other]) == 0
-    assert "no mice under binimetinib (RAF/MEK): predicted from the class\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no mice under binimetinib (RAF/MEK): predicted from the class\n" in said
+    assert "drugs of the table that no arm gives: trametinib" in said
+    assert cli.main(["check", file, "--set", "trial.cohorts.0.tumour_type=ovarain"]) == 0
+    said = capsys.readouterr().out
+    assert "no mice of ovarain (the table has ovarian): growth" in said and "Did you mean 'ovarian'?" in said
+
+
+def test_an_alias_works_in_either_direction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table's name for a drug may stand on either side: what it is, or what the known drug is called there."""
+    monkeypatch.chdir(tmp_path)
+    file = new_study(tmp_path / "s")
+    table = tmp_path / "s" / "data" / "volumes.csv"
+    table.write_text(table.read_text().replace("trametinib", "GSK1120212 1 mpk"))
+    assert cli.main(["check", str(file)]) == 2
+    assert "say which in data.aliases (GSK1120212 1 mpk: NAME)" in capsys.readouterr().err
+    for aliases in ("{trametinib: GSK1120212 1 mpk}", "{GSK1120212 1 mpk: trametinib}"):
+        assert cli.main(["check", str(file), "--set", f"data.aliases={aliases}"]) == 0
+        said = capsys.readouterr().out
+        assert "no mice under" not in said and "no arm gives" not in said, said
 
 
 def test_the_schema_is_shown_or_written(tmp_path: Path, capsys) -> None:

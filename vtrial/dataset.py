@@ -285,8 +285,8 @@ def _number_fault(name: str, cell: str) -> str:
     value = float(pd.to_numeric(pd.Series([cell]), errors="coerce").iloc[0])
     if math.isnan(value) and name == "volume_mm3":
         return (
-            f"{cell!r} is not a number: write 0 where nothing could be felt; where nothing was measured, delete the row "
-            "or give it a reason in the column 'exclude'"
+            f"{cell!r} is not a number: write 0 where nothing could be felt; where nothing was measured, delete the "
+            "row, or give it a reason in the column 'exclude'"
         )
     if math.isnan(value):
         return f"{cell!r} is not a number; {or_exclude}"

@@ -18,14 +18,14 @@ from vtrial.experiment import fit_key, run_key
 from vtrial.model_format import FIT_FORMAT, PRIORS
 from vtrial.priors import Priors, load_priors
 from vtrial.store import default_run_dir, file_sha256
-from vtrial.table import fold
+from vtrial.table import fold, listed, nearest
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
 RUN_FORMAT = 8
 #: what else to do about a drug of the table that no prior knows
 UNKNOWN = (
-    "; if it is a known drug under a name of your table, say which in data.aliases ({shown}: NAME), as of a combination "
-    "its drugs ({shown}: A + B)"
+    "; if it is a known drug under a name of your table, say which in data.aliases ({shown}: NAME), as of a "
+    "combination its drugs ({shown}: A + B)"
 )
 DATA_SETTINGS = (
     "layout",
@@ -188,8 +188,8 @@ def check(experiment: Experiment) -> str:
         lines.append(f"          no mice under {', '.join(unseen)}: predicted from the class")
         if unused := _drugs_of_no_arm(inputs):
             lines.append(
-                f"          drugs of the table that no arm gives: {', '.join(unused)}; if one is a drug of the trial under "
-                "another name, say so in data.aliases"
+                f"          drugs of the table that no arm gives: {', '.join(unused)}; if one is a drug of "
+                "the trial under another name, say so in data.aliases"
             )
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")
     return "\n".join(lines)
@@ -222,8 +222,8 @@ def _without_mice_of_type(inputs: Inputs) -> list[str]:
     held = sorted(inputs.dataset.used["tumour_type"].unique())
     missing = sorted({cohort.tumour_type for cohort in inputs.experiment.trial.cohorts} - set(held))
     return [
-        f"no mice of {name} (the table has {listed(held, 6)}){nearest(name, held)}: growth and effects of its patients "
-        "come from priors and from the other types"
+        f"no mice of {name} (the table has {listed(held, 6)}): growth and effects of its patients come from priors and "
+        f"from the other types.{nearest(name, held)}"
         for name in missing
     ]
 
