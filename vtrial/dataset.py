@@ -28,7 +28,8 @@ from vtrial.table import MISSING, Source, canonical, cells_of, content_of, fold,
 
 DETECTION_LIMIT_MM3 = 10.0
 TOO_FEW = "fewer than 2 measurements"
-#: days after the first dose by which a study that was measured at its start has a measurement
+#: days after the first dose by which a study that was measured at its start has a measurement: a week, assumed; the
+#: middle mouse of four public tables (PDXE, invivoSyn, maeve, LXF A677) has its first on day -1 or 0
 LATEST_START = 7.0
 BEFORE_TREATMENT = "before treatment"
 _IDENTITY = ("study", "tumour_type", "pdx_model", "mouse", "arm")
