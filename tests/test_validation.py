@@ -1,31 +1,54 @@
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
+from scipy.stats import norm
 
-from vtrial import validation
+from vtrial import published, validation
 from vtrial.medians import Curve
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, load_priors
-from vtrial.published import DAYS, SimulatedArms
+from vtrial.published import DAYS
+from vtrial.published_medians import published_median
 from vtrial.report.validation_page import validation_page
 from vtrial.scorecard import answer
+from vtrial.scoring import log_likelihood
+from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface
+from vtrial.translation import drug_terms
 from vtrial.validation import Settings, coverage, summary, validate
 
-SIZE = 120
+MICE, COPIES = 3, 4
+SIZE = MICE * COPIES
+#: two trials of every kind that matters: a drug in two types, a class of two drugs, a combination, counts from memory
+CHOSEN = ("NEMO", "RAMP 201", "MPACT", "MILO", "Ascierto 2013", "COLUMBUS", "METRIC", "GEST", "BELLE-4")
 
 
-def made_up(key, arms, draws, priors, aliases, num_patients, progress, *, independent_action=True) -> SimulatedArms:
-    """Rates that hang on the arm alone, in place of the trial: what is tested is who sees which count."""
-    rng = {arm.id: np.random.default_rng(arm.id) for arm in arms}
-    rate = {arm.id: rng[arm.id].beta(1.0, 4.0, SIZE) for arm in arms}
+def kill_scale(sampler: PriorSampler, priors: Priors, drug: str, tumour_type: str) -> np.ndarray:
+    terms = drug_terms(priors.drug(drug).name, priors.drug_class(drug), sampler)
+    within = sampler.entry("translation.drug_type_discrepancy")
+    return terms.ln_kill_scale + within * sampler.normal(f"discrepancy {priors.drug(drug).name} in {tumour_type}")
+
+
+def made_up(
+    key, arms, draws, sampler, priors, aliases, num_patients, *, independent_action=True
+) -> published.SimulatedArms:
+    """Rates that hang on the kill scale of the first drug alone, in place of the trial: who sees what is tested."""
+    rate = {a.id: expit(1.5 * kill_scale(sampler, priors, next(iter(a.drugs)), a.tumour_type)) for a in arms}
     null = {arm.id: 0.9 * rate[arm.id] for arm in arms if len(arm.drugs) > 1} if independent_action else {}
     origin = {arm.id: f"a drug: fitted in {arm.tumour_type}" for arm in arms}
     patients = {arm.id: num_patients for arm in arms}
-    late = {arm.id: rng[arm.id].beta(4.0, 4.0, SIZE)[:, None] ** (DAYS / 100.0) for arm in arms}
-    progression = {i: Curve(free, np.full(SIZE, float(num_patients))) for i, free in late.items()}
-    response = {arm.id: Curve(late[arm.id] ** 2, num_patients * rate[arm.id]) for arm in arms}
-    return SimulatedArms(rate, null, origin, patients, progression, response)
+    late = {i: each[:, None] ** (DAYS / 100.0) for i, each in rate.items()}
+    progression = {i: Curve(free, np.full(len(free), float(num_patients))) for i, free in late.items()}
+    response = {i: Curve(late[i] ** 2, num_patients * each) for i, each in rate.items()}
+    return published.SimulatedArms(rate, null, origin, patients, progression, response)
+
+
+def made_up_surfaces(key, arms, draws, sampler, priors, aliases, num_patients, endpoints, progress):
+    logit = np.broadcast_to(1.5 * LN_KILL_SCALE[None, :, None], (MICE, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+    return {(arm.id, "orr"): Surface(logit, np.zeros_like(logit)) for arm in arms}
 
 
 class NoRegression:
@@ -41,29 +64,28 @@ class NoRegression:
         return np.full(SIZE, -2.0) + 1e-3 * sum(seen)
 
 
-@pytest.fixture
-def scores(monkeypatch):
-    monkeypatch.setattr(validation, "simulate_arms", made_up)
-    monkeypatch.setattr(validation, "MetaAnalysis", NoRegression)
-
-    def run(priors: Priors) -> pd.DataFrame:
-        draws = SimpleNamespace(size=SIZE)
-        return validate(draws, priors, {}, Settings(SIZE, 2000), lambda *_: None).scores.set_index("id")  # pyright: ignore
-
-    return run
-
-
-@pytest.fixture
-def taught_by_all(monkeypatch):
-    """Scores and medians where trials teach with every endpoint."""
-    monkeypatch.setattr(validation, "simulate_arms", made_up)
-    monkeypatch.setattr(validation, "MetaAnalysis", NoRegression)
+@pytest.fixture(scope="module")
+def found() -> Iterator[Callable[[Priors], validation.Validation]]:
+    patch, kept = pytest.MonkeyPatch(), {}
+    patch.setattr(validation, "simulate_arms", made_up)
+    patch.setattr(validation, "simulate_surfaces", made_up_surfaces)
+    patch.setattr(validation, "MetaAnalysis", NoRegression)
 
     def run(priors: Priors) -> validation.Validation:
-        settings = Settings(SIZE, 2000, endpoints=validation.ENDPOINTS)
-        return validate(SimpleNamespace(size=SIZE), priors, {}, settings, lambda *_: None)  # pyright: ignore
+        counts = tuple((arm.id, arm.num_responders) for arm in priors.trials)
+        if counts not in kept:
+            chosen = with_arms(priors, tuple(arm for arm in priors.trials if arm.trial in CHOSEN))
+            draws = SimpleNamespace(size=MICE)
+            kept[counts] = validate(draws, chosen, {}, Settings(MICE, COPIES), lambda *_: None)  # pyright: ignore
+        return kept[counts]
 
-    return run
+    yield run
+    patch.undo()
+
+
+@pytest.fixture
+def scores(found) -> Callable[[Priors], pd.DataFrame]:
+    return lambda priors: found(priors).scores.set_index("id")
 
 
 def changed(priors: Priors, trial: str) -> Priors:
@@ -92,30 +114,11 @@ def test_no_prediction_sees_its_own_trial_and_the_others_do(scores, trial: str) 
         assert (before.loc[~own, "pred_mean"] != after.loc[~own, "pred_mean"]).any()
 
 
-def test_medians_of_a_trial_teach_the_others_and_not_itself(scores, taught_by_all) -> None:
-    """Other medians of NEMO: its rows stay bitwise, another arm of its drug moves; without medians nothing does."""
+def test_every_published_median_is_scored(found) -> None:
     priors = load_priors()
-    update = {"median_pfs_months": 9.0, "median_pfs_interval": None, "median_ttr_months": 4.0}
-    other = with_arms(priors, tuple(a.model_copy(update=update) if a.trial == "NEMO" else a for a in priors.trials))
-    before, after = taught_by_all(priors), taught_by_all(other)
-    own = before.scores["trial"] == "NEMO"
-    columns = ["pred_mean", "pred_q05", "pred_q95", "ess"]
-    pd.testing.assert_frame_equal(before.scores.loc[own, columns], after.scores.loc[own, columns])
-    same_drug = before.scores["id"] == 72
-    assert (before.scores.loc[same_drug, "pred_mean"] != after.scores.loc[same_drug, "pred_mean"]).all()
-    pd.testing.assert_series_equal(scores(priors)["pred_mean"], scores(other)["pred_mean"])
-    # what is compared with is the other set: responders alone
-    alone = scores(priors)
-    np.testing.assert_array_equal(before.scores["crps_other_endpoints"], alone["crps"])
-    np.testing.assert_array_equal(alone["crps_other_endpoints"], before.scores["crps"])
-
-
-def test_every_published_median_is_scored_under_both(taught_by_all) -> None:
-    priors = load_priors()
-    medians = taught_by_all(priors).medians
-    arms = [arm for arm in priors.trials if arm.drugs]
-    published = sum((a.median_pfs_months is not None) + (a.median_ttr_months is not None) for a in arms)
-    assert medians.groupby("learnt_from").size().to_dict() == {"orr": published, "orr + pfs + ttr": published}
+    medians = found(priors).medians
+    arms = [arm for arm in priors.trials if arm.drugs and arm.trial in CHOSEN]
+    assert len(medians) == sum((a.median_pfs_months is not None) + (a.median_ttr_months is not None) for a in arms)
     assert (medians["pred_q05"] <= medians["pred_q50"]).all() and (medians["pred_q50"] <= medians["pred_q95"]).all()
     within = medians["published_months"].between(medians["pred_q05"], medians["pred_q95"])
     reached = medians["published_months"] < 504 / 30.4
@@ -142,16 +145,15 @@ def test_combinations_and_recalled_arms_teach_nothing(scores) -> None:
     )
 
 
-def test_summary_coverage_and_page(scores, taught_by_all) -> None:
+def test_summary_coverage_and_page(found) -> None:
     """Misses counted by hand from the table; a whole does not stand beside its parts; names are escaped."""
-    medians = taught_by_all(load_priors()).medians
-    table = scores(load_priors()).reset_index()
+    medians, table = found(load_priors()).medians, found(load_priors()).scores.copy()
     rate = table["num_responders"] / table["num_patients"]
     table.loc[0, "trial"] = "<script>alert(1)</script>"
-    found = coverage(table)
+    covered = coverage(table)
     outside = (rate < table["pred_q05"] - 1e-9) | (rate > table["pred_q95"] + 1e-9)
-    assert found["misses"] == int(outside[table["counted"]].sum())
-    assert found["arms"] == len(table) - 1
+    assert covered["misses"] == int(outside[table["counted"]].sum())
+    assert covered["arms"] == len(table) - 1
     means = summary(table, seed=1)
     row = means[(means["arms_of"] == "all arms") & (means["against"] == "meta")].iloc[0]
     counted = table[table["counted"]]
@@ -161,13 +163,27 @@ def test_summary_coverage_and_page(scores, taught_by_all) -> None:
         pd.DataFrame({"id": [7], "reason": ["mixed & endocrine"]}),
         means,
         medians,
-        answer=answer(means, found),
+        answer=answer(means, covered),
         marks=["SYNTHETIC MICE"],
         command="vtrial validate --out DIR",
         date="2026-01-01",
         mice="a test",
     )
     assert "<script>" not in page
-    assert "GOG 281" in page[page.index("<h2>Medians") :]
+    assert "MILO" in page[page.index("<h2>Medians") :]
     assert "mixed &amp; endocrine" in page
     assert "90 % intervals miss" in page
+
+
+def test_a_median_is_a_normal_observation_of_the_logit_on_its_day_hand_computed() -> None:
+    """Flat surfaces: a median of variance v says log Normal(0; logit, 0.01 + v + 0.4^2), responders their binomial."""
+    arm = next(arm for arm in load_priors().trials if arm.trial == "MPACT" and len(arm.drugs) == 1)
+    published_one = published_median(arm, "pfs")
+    assert published_one is not None
+    flat = np.full((2, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)), -0.7)
+    surfaces = {"orr": Surface(flat, np.zeros_like(flat)), "pfs": Surface(flat, np.full_like(flat, 0.01))}
+    offset, spread = np.array([0.0, 0.5]), np.full(2, 0.4)
+    found = validation.arm_log_likelihood(arm, surfaces, offset, spread)
+    alone = log_likelihood(-0.7 + offset, spread, arm.num_responders, arm.num_patients)
+    of_median = norm.logpdf(0.0, -0.7, np.sqrt(0.01 + published_one[1] + 0.16))
+    np.testing.assert_allclose(found, np.broadcast_to((alone + of_median)[:, None, None], found.shape), rtol=1e-9)

@@ -1,174 +1,316 @@
-"""What published trials say about the translation: weights of one simulation of all arms.
+"""What published trials of single drugs say about the translation from mouse to patient.
 
-The joint draws of preclinical posterior and translation prior are simulated once; what is learnt from trials are
-weights of these draws. A plain product of the likelihoods of thirty arms would leave one draw standing, because every
-drug brings a discrepancy of its own. The model is a tree, though: what all classes have in common -> class -> drug ->
-drug in a tumour type -> trials. Given the drug, its trials in another tumour type say nothing more about this one, and
-given the class the trials of another drug do not. So for a drug d of class c in tumour type t the weight is
+The translation is a tree: what all classes have in common -> class -> drug -> drug in a tumour type -> its trials,
 
-    w(draw) = prod over trials of d in t        of L(draw)                         the drug's own: exact
-            x prod over other tumour types of d of E[prod of their L | S_d, lambda_c]
-            x prod over other drugs of c        of E[prod over their types | S_c, lambda_c]
-            x prod over other classes c'        of E[prod over their drugs | common]
+    (s_0, l_0) -> (ln S_class, ln lambda_class) -> ln S_drug -> ln S_drug,type -> responders of every arm
 
-with the conditional expectations over all that is below (discrepancies, exposures, mice), estimated over the same draws
-by a kernel regression (Nadaraya and Watson) on the two logarithms in the condition. Of a combination, the drugs and
-classes are multiplied. Its bandwidth is Scott's rule, D^(-1/6) standard deviations in two dimensions; nothing is tuned.
-L is the likelihood of what a trial published: its responders alone, or with them the medians of progression free
-survival and time to response (:mod:`vtrial.medians`). These hang on more than the condition, on growth, new lesions and
-leaving the study, which drugs share within a tumour type; that part of what they say stays with the drug's own trials.
-Draws of mice are weighted along with the translation, so this is the full posterior, not a cut one.
+with lambda one number a class. Given mice, and the SDs between drugs and between tumour types, every step is normal,
+and the likelihood of an arm is known over (ln S, ln lambda) from :mod:`vtrial.surfaces`. So the posterior needs no
+sampler: messages go up the tree, each an integral over a grid of the product of those below it, and draws go down it,
+each from its exact conditional (belief propagation; Pearl 1988). The two SDs are summed over parts of their priors. An
+arm is
+
+    L(s, l) = sum_v w_v Binomial(n; N, invlogit(F(s, l) + reader + line + v))
+
+with F the logit of its simulated response rate and v the deviation of one trial (:mod:`vtrial.scoring`); a published
+median is a normal observation of the logit of a share (:mod:`vtrial.medians`). All of this is done for each of J draws
+of the mice and of all else that is not learnt (growth, exposure, reader, line, new lesions): trials move the
+translation given the mice, never the mice. That is a cut posterior (Plummer 2015, Stat Comput 25:37).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp, ndtri
 
-from vtrial.diagnostics import pareto_smoothed
-from vtrial.translation import TranslationTerms
+from vtrial.errors import InputError
+from vtrial.priors import Entry, Priors
 
-#: Pareto k above which an importance sample is not trusted (Vehtari 2024, JMLR 25:72)
-KHAT_LIMIT = 0.7
-# of the power that a likelihood is raised to
-_STEP = 0.1
+#: the grid of ln kill scale and of ln loss of effect (1/day): 3.8 and 2.8 SD of their priors to either side
+LN_KILL_SCALE = np.linspace(-4.0, 1.85, 79)
+LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 13)
+# of the part that all classes share: nodes over 3.5 SD to either side
+_COMMON_NODES = (36, 13)
+# parts of the prior of an SD, between drugs and between tumour types of a drug, each with its mean as a node: narrow
+# ones in the upper tail, where drugs that differ more than was thought would lie
+_SD_PARTS = np.array([0.0, 0.3, 0.6, 0.85, 0.95, 0.99, 1.0])
+_SD_NODES = len(_SD_PARTS) - 1
+
+
+class Drug(NamedTuple):
+    """A drug in a tumour type, of which something is to be learnt or predicted."""
+
+    name: str
+    drug_class: str
+    tumour_type: str
 
 
 class Teacher(NamedTuple):
-    """A published arm of one drug, with the likelihood of what it published in every draw."""
+    """A published arm of one drug."""
 
     id: int
-    drug: str
-    drug_class: str
-    tumour_type: str
-    log_likelihood: Mapping[str, np.ndarray]  # endpoint -> [D]; what is not published, or from memory, is not there
-
-    def of(self, endpoints: Collection[str]) -> np.ndarray:
-        """Log likelihood of some of the endpoints together, independent given the draw, [D]."""
-        return np.sum([value for name, value in self.log_likelihood.items() if name in endpoints], axis=0)
+    drug: Drug
+    log_likelihood: np.ndarray  # [J, S, L] of what it published, on the grid
 
 
-class Weights(NamedTuple):
-    """Weights of the draws, and how far they can be trusted."""
+class Learnt(NamedTuple):
+    """Draws of the translation after some trials, R for each draw of the mice, side by side."""
 
-    weight: np.ndarray  # [D], sums to 1
-    khat: float  # of the tail; NaN where nothing was learnt
-    ess: float  # 1 / sum of squares
-    power: float  # to which the likelihood was raised so that k-hat stays below the limit; 1 = all of it
+    normals: Mapping[str, np.ndarray]  # standard normal of `PriorSampler` by its name -> [J R]
     teachers: int  # arms learnt from
 
 
-class Smoother:
-    """Conditional expectation over draws given two quantities of each draw."""
+class _Normal(NamedTuple):
+    """A normal prior; SD 0 where it is fixed."""
 
-    def __init__(self, given: TranslationTerms):
-        x = np.stack([np.asarray(given.ln_kill_scale), np.asarray(given.ln_loss_of_effect)], axis=1)
-        spread = x.std(axis=0)
-        # a quantity fixed by the priors is no condition
-        x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-        bandwidth = len(x) ** (-1.0 / 6.0)
-        square = (x**2).sum(1)
-        distance = np.maximum(square[:, None] + square[None, :] - 2.0 * x @ x.T, 0.0)
-        kernel = np.exp(-0.5 * distance / bandwidth**2)
-        self._kernel = (kernel / kernel.sum(1, keepdims=True)).astype(np.float32)
+    name: str
+    mean: float
+    sd: float
 
-    def log_mean(self, log_values: np.ndarray) -> np.ndarray:
-        """``ln E[exp(log_values) | condition]`` at the condition of every draw, [D]."""
-        top = log_values.max()
-        # what underflows is 38 orders of magnitude below the best draw
-        mean = self._kernel @ np.exp(log_values - top).astype(np.float32)
-        return np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float64) + top
+
+class _Levels(NamedTuple):
+    """Log messages on their way up, the sums of what is below each node of the tree."""
+
+    cell: Mapping[Drug, np.ndarray]  # [J, S, L]
+    drug: Mapping[str, np.ndarray]  # [J, B, S, L], B nodes of the SD between tumour types
+    by_class: Mapping[str, np.ndarray]  # [J, A, B, S, L], A nodes of the SD between drugs
+    top: np.ndarray  # [J, A, B, S0, L0]
 
 
 class Calibration:
-    """All that the trials of single drugs say, for any drug and with any trials left out."""
+    """The posterior of the translation under any set of trials.
+
+    Attributes
+    ----------
+    copies : int
+        Draws R of the translation for every draw of the mice.
+    """
 
     def __init__(
-        self,
-        teachers: Sequence[Teacher],
-        drugs: Mapping[str, TranslationTerms],
-        classes: Mapping[str, TranslationTerms],
-        common: TranslationTerms,
+        self, seed: int, teachers: Sequence[Teacher], drugs: Collection[Drug], priors: Priors, mice: int, copies: int
     ):
         """Set up the tree.
 
         Parameters
         ----------
+        seed
+            Of the draws.
         teachers
             Published arms of one drug each.
-        drugs, classes, common
-            The two quantities of every drug, of every class, and of what these have in common, in the same draws.
+        drugs
+            All drugs in tumour types that are ever asked for, beside those of the teachers.
+        priors
+            Of the translation.
+        mice, copies
+            J and R.
+
+        Raises
+        ------
+        InputError
+            If a prior of the tree is not normal (of a loss of effect: log-normal) or fixed.
         """
-        self._teachers = tuple(teachers)
-        taught, used = {t.drug_class for t in teachers}, {t.drug for t in teachers}
-        self._drug = {name: Smoother(terms) for name, terms in drugs.items() if name in used}
-        self._class = {name: Smoother(terms) for name, terms in classes.items() if name in taught}
-        self._common = Smoother(common)
-        self._size = len(common.ln_kill_scale)
-        self._kept: dict[tuple, np.ndarray] = {}
+        self._seed, self._mice, self.copies, self._teachers = seed, mice, copies, tuple(teachers)
+        self._drugs = sorted({*drugs, *(t.drug for t in teachers)})
+        self._classes = {drug.name: drug.drug_class for drug in self._drugs}
+        self._common = [
+            _normal(priors.entry(f"translation.{name}"))
+            for name in ("ln_kill_scale_common", "ln_loss_of_effect_common")
+        ]
+        self._terms = {name: _class_terms(name, priors) for name in sorted(set(self._classes.values()))}
+        names = ("drug_discrepancy", "drug_type_discrepancy")
+        self._sd, self._sd_z = zip(*(_sd_nodes(f"translation.{name}", priors) for name in names), strict=True)
+        self._step = [_transition(LN_KILL_SCALE[:, None], sd, LN_KILL_SCALE) for sd in self._sd]
+        self._nodes = [_nodes(common, size) for common, size in zip(self._common, _COMMON_NODES, strict=True)]
+        self._to_class = {name: self._class_steps(terms) for name, terms in self._terms.items()}
+        self._kept: dict[tuple[str, str], np.ndarray] = {}
 
-    def _own(self, drug: str, tumour_type: str, seen: Sequence[Teacher], endpoints: Sequence[str]) -> np.ndarray:
-        """Log likelihood of the trials of a drug in a tumour type, 0 where there is none."""
-        terms = [t.of(endpoints) for t in seen if (t.drug, t.tumour_type) == (drug, tumour_type)]
-        return np.sum([np.zeros(self._size), *terms], axis=0)
+    def _class_steps(self, terms: tuple[_Normal, _Normal, _Normal]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities [S0, S] and [L0, L] of the nodes of a class given the nodes of what all have in common."""
+        scale, discrepancy, loss = terms
+        sd = np.array([np.hypot(scale.sd, discrepancy.sd)])
+        steps = _transition(self._nodes[0][:, None] + scale.mean + discrepancy.mean, sd, LN_KILL_SCALE)[0]
+        return steps, _transition(self._nodes[1][:, None] + loss.mean, np.array([loss.sd]), LN_LOSS_OF_EFFECT)[0]
 
-    def _from_types(self, drug: str, but: str | None, seen: Sequence[Teacher], endpoints: Sequence[str]) -> np.ndarray:
-        """What the trials of a drug in all tumour types `but` one say about the drug."""
-        total = np.zeros(self._size)
-        for kind in sorted({t.tumour_type for t in seen if t.drug == drug} - {but}):
-            key = (endpoints, drug, kind, *(t.id for t in seen if (t.drug, t.tumour_type) == (drug, kind)))
-            if key not in self._kept:
-                self._kept[key] = self._drug[drug].log_mean(self._own(drug, kind, seen, endpoints))
-            total = total + self._kept[key]
-        return total
+    # ------------------------------------------------------------------------------------------------ up
 
-    def _from_drug(self, drug: str, drug_class: str, seen: Sequence[Teacher], endpoints: Sequence[str]) -> np.ndarray:
-        """What the trials of a drug say about its class."""
-        key = (endpoints, drug, *(t.id for t in seen if t.drug == drug))
-        if key not in self._kept:
-            self._kept[key] = self._class[drug_class].log_mean(self._from_types(drug, None, seen, endpoints))
-        return self._kept[key]
+    def _levels(self, hidden: frozenset[int]) -> _Levels:
+        cell = {drug: self._cell(drug, hidden) for drug in self._drugs}
+        by_drug = {name: self._drug(name, hidden, cell) for name in self._classes}
+        by_class = {name: self._class(name, hidden, by_drug) for name in self._terms}
+        nodes = zip(self._common, self._nodes, strict=True)
+        prior = [-0.5 * ((x - c.mean) / (c.sd or 1.0)) ** 2 for c, x in nodes]
+        weight = np.log(np.diff(_SD_PARTS))
+        top = np.add.outer(np.add.outer(weight, weight), np.add.outer(*prior))[None]
+        for name, values in by_class.items():
+            if values.shape[0] > 1:
+                steps = self._to_class[name]
+                message = self._memo("common", name, hidden, lambda v=values, s=steps: _up(v, *s))
+                top = top + message
+        return _Levels(cell, by_drug, by_class, np.broadcast_to(top, (self._mice, *top.shape[1:])))
 
-    def log_weights(
-        self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int], endpoints: Sequence[str] = ("orr",)
-    ) -> tuple[np.ndarray, int]:
-        """Log weights [D] for an arm of these drugs (drug -> class), and the number of arms learnt from.
+    def _memo(self, level: str, name: str, hidden: frozenset[int], made: Callable[[], np.ndarray]) -> np.ndarray:
+        """A message of a class or of a drug of it; kept where none of its arms is hidden, as most trials touch one."""
+        drug_class = self._classes.get(name, name)
+        if any(t.id in hidden for t in self._teachers if t.drug.drug_class == drug_class):
+            return made()
+        if (level, name) not in self._kept:
+            self._kept[level, name] = made()
+        return self._kept[level, name]
 
-        `left_out` are ids of arms that must not be seen, with all of their endpoints: those of the trial that is
-        predicted, and all that overlap. `endpoints` are those that the others teach with.
-        """
-        hidden, endpoints = frozenset(left_out), tuple(endpoints)
-        seen = [t for t in self._teachers if t.id not in hidden and set(endpoints) & set(t.log_likelihood)]
-        total = np.zeros(self._size)
-        for drug in drugs:
-            total = total + self._own(drug, tumour_type, seen, endpoints)
-            total = total + self._from_types(drug, tumour_type, seen, endpoints)
-        for name in sorted({t.drug_class for t in seen}):
-            others = sorted({t.drug for t in seen if t.drug_class == name and t.drug not in drugs})
-            if not others:
-                continue
-            from_class = np.sum([self._from_drug(drug, name, seen, endpoints) for drug in others], axis=0)
-            total = total + (from_class if name in drugs.values() else self._common.log_mean(from_class))
-        return total, len(seen)
+    def _cell(self, drug: Drug, hidden: frozenset[int]) -> np.ndarray:
+        flat = np.zeros((1, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+        return sum((t.log_likelihood for t in self._teachers if t.drug == drug and t.id not in hidden), start=flat)
 
-    def weights(
-        self, drugs: Mapping[str, str], tumour_type: str, left_out: Collection[int], endpoints: Sequence[str] = ("orr",)
-    ) -> Weights:
-        """Pareto-smoothed weights; a likelihood whose k-hat is above the limit is raised to a power below 1.
+    def _drug(self, name: str, hidden: frozenset[int], cell: Mapping[Drug, np.ndarray]) -> np.ndarray:
+        def made() -> np.ndarray:
+            total = np.zeros((1, _SD_NODES, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+            for drug in self._drugs:
+                if drug.name == name and cell[drug].shape[0] > 1:
+                    total = total + _log_matmul(self._step[1], cell[drug][:, None])
+            return total
 
-        A power of the likelihood is a weaker use of the trials: the prediction is wider, and says so.
-        """
-        log_weights, number = self.log_weights(drugs, tumour_type, left_out, endpoints)
-        if not number or np.ptp(log_weights) == 0.0:
-            return Weights(np.full(self._size, 1.0 / self._size), np.nan, float(self._size), 1.0, number)
-        power = 1.0
-        smoothed, khat = pareto_smoothed(log_weights)
-        # not (khat <= limit): NaN is no pass
-        while not khat <= KHAT_LIMIT and power > 0.0:
-            power = round(power - _STEP, 6)
-            smoothed, khat = pareto_smoothed(power * log_weights)
-        weight = np.exp(smoothed - smoothed.max())
-        weight /= weight.sum()
-        return Weights(weight, khat, float(1.0 / np.sum(weight**2)), power, number)
+        return self._memo("drug", name, hidden, made)
+
+    def _class(self, drug_class: str, hidden: frozenset[int], by_drug: Mapping[str, np.ndarray]) -> np.ndarray:
+        def made() -> np.ndarray:
+            total = np.zeros((1, _SD_NODES, _SD_NODES, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+            for name, values in by_drug.items():
+                if self._classes[name] == drug_class and values.shape[0] > 1:
+                    total = total + _log_matmul(self._step[0][:, None], values[:, None])
+            return total
+
+        return self._memo("class", drug_class, hidden, made)
+
+    # ------------------------------------------------------------------------------------------------ down
+
+    def learnt(self, left_out: Collection[int]) -> Learnt:
+        """Draws after all trials but the arms of these ids; of the prior where nothing is left to learn from."""
+        hidden = frozenset(left_out) & {t.id for t in self._teachers}
+        levels, rng = self._levels(hidden), np.random.default_rng([self._seed, *sorted(hidden)])
+        j = np.repeat(np.arange(self._mice), self.copies)
+        # one uniform an ancestor: the R draws of a mouse are spread evenly over it, in an order of its own
+        place = _choose(rng, levels.top.reshape(self._mice, -1), self.copies)
+        a, b, s0, l0 = np.unravel_index(place, levels.top.shape[1:])
+        common = self._nodes[0][s0], self._nodes[1][l0]
+        found = {
+            f"prior {term.name}": _standard(value, term.mean, term.sd)
+            for term, value in zip(self._common, common, strict=True)
+        }
+        found["prior translation.drug_discrepancy"], found["prior translation.drug_type_discrepancy"] = (
+            self._sd_z[0][a],
+            self._sd_z[1][b],
+        )
+        of_class: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for name, (scale, discrepancy, loss) in self._terms.items():
+            steps, up = self._to_class[name], levels.by_class[name]
+            mass = np.log(steps[0])[s0][:, :, None] + np.log(steps[1])[l0][:, None, :] + up[j % len(up), a, b]
+            at = divmod(_choose(rng, mass.reshape(len(j), -1), 1), mass.shape[2])
+            of_class[name] = at
+            rest = LN_KILL_SCALE[at[0]] - common[0] - scale.mean - discrepancy.mean
+            first, second = _split(rng, rest, scale.sd, discrepancy.sd)
+            found[f"prior {scale.name} {name}"] = _standard(first, 0.0, scale.sd)
+            found[f"prior {discrepancy.name} {name}"] = _standard(second, 0.0, discrepancy.sd)
+            found[f"prior {loss.name} {name}"] = _standard(LN_LOSS_OF_EFFECT[at[1]] - common[1], loss.mean, loss.sd)
+        of_drug: dict[str, np.ndarray] = {}
+        for name, drug_class in sorted(self._classes.items()):
+            at, up = of_class[drug_class], levels.drug[name]
+            of_drug[name] = _choose(rng, np.log(self._step[0])[a, at[0]] + up[j % len(up), b, :, at[1]], 1)
+            moved = LN_KILL_SCALE[of_drug[name]] - LN_KILL_SCALE[at[0]]
+            found[f"discrepancy {name}"] = moved / self._sd[0][a]
+        for drug in self._drugs:
+            at, up = of_class[drug.drug_class], levels.cell[drug]
+            here = _choose(rng, np.log(self._step[1])[b, of_drug[drug.name]] + up[j % len(up), :, at[1]], 1)
+            moved = LN_KILL_SCALE[here] - LN_KILL_SCALE[of_drug[drug.name]]
+            found[f"discrepancy {drug.name} in {drug.tumour_type}"] = moved / self._sd[1][b]
+        return Learnt(found, len(self._teachers) - len(hidden))
+
+
+def _normal(entry: Entry, family: str = "normal") -> _Normal:
+    p = entry.parameters
+    if entry.family == "fixed":
+        return _Normal(entry.name, float(np.log(p["value"])) if family == "lognormal" else p["value"], 0.0)
+    if entry.family != family:
+        raise InputError(
+            f"a prior of family {entry.family} cannot learn from trials; allowed here: {family}, fixed", key=entry.name
+        )
+    if family == "lognormal":
+        return _Normal(entry.name, float(np.log(p["median"])), p["sigma"])
+    return _Normal(entry.name, p["loc"], p["scale"])
+
+
+def _class_terms(drug_class: str, priors: Priors) -> tuple[_Normal, _Normal, _Normal]:
+    """Kill scale, discrepancy and ln loss of effect of a class about what all classes have in common."""
+    scale, discrepancy, loss = (
+        priors.resolve(f"translation.{name}", drug_class)
+        for name in ("ln_kill_scale", "class_discrepancy", "loss_of_effect")
+    )
+    return _normal(scale), _normal(discrepancy), _normal(loss, "lognormal")
+
+
+def _sd_nodes(name: str, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of an SD in every part of its prior, and its place there as a standard normal."""
+    probability = (np.arange(20_000) + 0.5) / 20_000
+    value = np.asarray(priors.quantile(name, probability), float)
+    part = np.searchsorted(_SD_PARTS, probability) - 1
+    mean = np.bincount(part, value) / np.bincount(part)
+    return mean, ndtri(np.interp(mean, value, probability))
+
+
+def _nodes(common: _Normal, size: int) -> np.ndarray:
+    """Nodes over 3.5 SD to either side; one where it is fixed."""
+    if common.sd == 0.0:
+        return np.array([common.mean])
+    return common.mean + common.sd * np.linspace(-3.5, 3.5, size)
+
+
+def _transition(centre: np.ndarray, sd: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Probabilities [N, C, S] of evenly spaced nodes [S] under normals of N SDs about centres [C, 1].
+
+    An SD below half a step would leave all mass between two nodes: it is taken as half a step, which keeps the mean.
+    """
+    sd = np.maximum(sd, 0.5 * (nodes[1] - nodes[0]))[:, None, None]
+    density = -0.5 * ((nodes[None, None, :] - centre[None]) / sd) ** 2
+    # a floor: where all nodes are too far, the nearest ones share the mass
+    mass = np.exp(density - density.max(-1, keepdims=True)) + 1e-300
+    return mass / mass.sum(-1, keepdims=True)
+
+
+def _log_matmul(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``ln sum_s steps[..., r, s] exp(values[..., s, l])``."""
+    top = values.max(axis=(-2, -1), keepdims=True)
+    return np.log(steps @ np.exp(values - top) + 1e-300) + top
+
+
+def _up(values: np.ndarray, kill: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Message of a class to what all have in common: integrals over its ln kill scale and its ln loss of effect."""
+    top = values.max(axis=(-2, -1), keepdims=True)
+    return np.log(kill @ np.exp(values - top) @ loss.T + 1e-300) + top
+
+
+def _choose(rng: np.random.Generator, log_mass: np.ndarray, copies: int) -> np.ndarray:
+    """Indices [rows copies] drawn with these log masses [rows, n]; several of a row stratified, in random order."""
+    below = np.cumsum(np.exp(log_mass - logsumexp(log_mass, axis=1, keepdims=True)), axis=1)
+    rows = len(below)
+    place = (np.arange(copies) + rng.uniform(size=(rows, copies))) / copies
+    place = rng.permuted(place, axis=1) * below[:, -1:]
+    return (
+        (below[:, None, :] < place[:, :, None]).sum(-1).ravel()
+        if copies == 1
+        else np.concatenate([np.searchsorted(row, at) for row, at in zip(below, place, strict=True)])
+    )
+
+
+def _split(rng: np.random.Generator, total: np.ndarray, one: float, other: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two independent normals of mean 0 and these SDs, given their sum."""
+    variance = one**2 + other**2
+    if variance == 0.0:
+        return np.zeros_like(total), np.zeros_like(total)
+    first = total * one**2 / variance + one * other / np.sqrt(variance) * rng.standard_normal(len(total))
+    return first, total - first
+
+
+def _standard(value: np.ndarray, mean: float, sd: float) -> np.ndarray:
+    return (value - mean) / sd if sd else np.zeros_like(value)

@@ -269,9 +269,12 @@ def validate(
             "--run", metavar="RUN_DIR", help="Fitted run. Default: the real mice where they are, else the twin."
         ),
     ] = None,
-    draws: Annotated[int | None, typer.Option(metavar="D", min=50, help="Joint draws of mice and translation.")] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(metavar="D", min=50, help="Joint draws of mice and translation, 16 for each of the mice."),
+    ] = None,
     patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="250 draws, for a first look; the page says so.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="256 draws, for a first look; the page says so.")] = False,
     teach: Annotated[
         Literal["orr", "all"],
         typer.Option(help="What trials teach: responders, or medians of PFS and time to response too."),
@@ -285,9 +288,10 @@ def validate(
     from vtrial import scorecard
     from vtrial.validation import ENDPOINTS, Settings
 
-    default = Settings(draws=250) if quick else Settings()
+    default = Settings(mice=16) if quick else Settings()
+    mice = default.mice if draws is None else -(-draws // default.copies)
     endpoints = ENDPOINTS if teach == "all" else ENDPOINTS[:1]
-    settings = Settings(draws or default.draws, patients or default.patients, default.seed, endpoints)
+    settings = default._replace(mice=mice, patients=patients or default.patients, endpoints=endpoints)
     console, word = progress_console(), ""
     if run_dir is None:
         run_dir, word = scorecard.choose_run(devices, console)

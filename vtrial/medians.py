@@ -78,7 +78,7 @@ def sampling_variance(patients: int, interval: tuple[float, float] | None = None
     return max(counted, (2.0 * math.log(2.0) * math.log(interval[1] / interval[0]) / (2.0 * _Z)) ** 2)
 
 
-def _deviation(share: np.ndarray, number: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def deviation(share: np.ndarray, number: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the logit of a simulated share, and the SD of what a trial shows of it."""
     have = share * number + 0.5
     lack = (1.0 - share) * number + 0.5
@@ -101,7 +101,7 @@ def log_likelihood(
     variance
         From :func:`sampling_variance`.
     """
-    mean, sd = _deviation(share_on(curve, days, median), curve.number, variance + between_trials**2)
+    mean, sd = deviation(share_on(curve, days, median), curve.number, variance + between_trials**2)
     return -0.5 * (mean / sd) ** 2 - np.log(sd) - 0.5 * math.log(2.0 * math.pi)
 
 
@@ -132,7 +132,7 @@ def predicted(
     last = float(days[-1])
 
     def below(day: float) -> float:
-        mean, sd = _deviation(share_on(curve, days, day), curve.number, variance + between_trials**2)
+        mean, sd = deviation(share_on(curve, days, day), curve.number, variance + between_trials**2)
         return float(weight @ ndtr(-mean / sd))
 
     first, end = below(0.0), below(last)

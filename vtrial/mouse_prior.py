@@ -1,14 +1,15 @@
-"""The mouse posterior replaced by its prior: what a prediction without any mouse reads in place of a fit."""
+"""Draws of the mice as the translation reads them: of a fit, or of its prior for a prediction without any mouse."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import jax
 import numpy as np
 
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
-from vtrial.translation import PriorSampler
 
 #: site of the model -> name of its prior
 _PRIOR: Mapping[str, str] = {
@@ -20,6 +21,22 @@ _PRIOR: Mapping[str, str] = {
     "omega_effect_type": "classes.default.between_types",
     "omega_ln_omega_effect": "classes.default.ln_between_models_spread",
 }
+
+
+class MouseDraws(Protocol):
+    """What the translation reads of the mice: a posterior, or its prior."""
+
+    size: int
+
+    def labels(self, dim: str) -> list[str]:
+        """Labels of a dim, empty where there is none."""
+        ...
+
+    def get(self, name: str) -> np.ndarray:
+        """Values of a site, draws first."""
+        ...
+
+    def __contains__(self, name: str) -> bool: ...
 
 
 class PriorDraws:
@@ -50,3 +67,27 @@ class PriorDraws:
     def get(self, name: str) -> np.ndarray:
         """Values [size] of a site of the population level."""
         return self._values[name]
+
+
+class Repeated:
+    """Every draw of the mice `copies` times, side by side.
+
+    Attributes
+    ----------
+    size : int
+        Number of draws, with their copies.
+    """
+
+    def __init__(self, draws: MouseDraws, copies: int):
+        self._draws, self._copies, self.size = draws, copies, draws.size * copies
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._draws
+
+    def labels(self, dim: str) -> list[str]:
+        """Labels of a dim."""
+        return self._draws.labels(dim)
+
+    def get(self, name: str) -> np.ndarray:
+        """Values [size, ...] of a site."""
+        return np.repeat(self._draws.get(name), self._copies, axis=0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,9 +12,11 @@ import numpy as np
 from vtrial.base import EndpointCounts
 from vtrial.config import Arm, Cohort, Subgroup, Visits
 from vtrial.medians import Curve
+from vtrial.mouse_prior import MouseDraws
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, TrialArm
 from vtrial.rates import response_rates
-from vtrial.response import RECIST_1_0, RECIST_1_1
+from vtrial.response import RECIST_1_0, RECIST_1_1, RecistRule
 from vtrial.times import ends_by_visit, survival_curves
 from vtrial.translation import CohortPlan, plan_cohort
 from vtrial.trial import Endpoints, simulate
@@ -23,24 +25,8 @@ from vtrial.trial import Endpoints, simulate
 VISITS = Visits(every_days=56, until_days=504)
 #: day 0 and the visits: the days of every :class:`vtrial.medians.Curve`
 DAYS = np.array([0.0, *VISITS.days()])
-# draws handed to the device at once: progress is seen, and memory stays bounded
+# draws handed to the device at once: memory stays bounded
 _PIECE = 250
-
-
-class MouseDraws(Protocol):
-    """What the translation reads of the mice: a posterior, or its prior."""
-
-    size: int
-
-    def labels(self, dim: str) -> list[str]:
-        """Labels of a dim, empty where there is none."""
-        ...
-
-    def get(self, name: str) -> np.ndarray:
-        """Values of a site, draws first."""
-        ...
-
-    def __contains__(self, name: str) -> bool: ...
 
 
 class SimulatedArms(NamedTuple):
@@ -131,14 +117,42 @@ def curves(counts: EndpointCounts, column: int, patients: int) -> dict[str, Curv
     return found
 
 
+def response_rule(recist: str) -> RecistRule:
+    """The rule of a RECIST version, 1.0 or 1.1."""
+    return RECIST_1_0 if recist == "1.0" else RECIST_1_1
+
+
+def planned(
+    arms: Sequence[TrialArm],
+    draws: MouseDraws,
+    sampler: PriorSampler,
+    priors: Priors,
+    aliases: Mapping[str, str],
+    *,
+    independent_action: bool = False,
+) -> Iterator[tuple[Cohort, str, list[TrialArm], CohortPlan]]:
+    """The cohorts of published arms with their plans, see :func:`cohorts`; null models of combinations on request."""
+    for cohort, recist, members in cohorts(arms):
+        plan = plan_cohort(
+            sampler.key,
+            cohort,
+            VISITS,
+            draws,  # pyright: ignore[reportArgumentType]
+            priors,
+            aliases,
+            sampler=sampler,
+        )
+        yield cohort, recist, members, plan if independent_action else arms_alone(plan)
+
+
 def simulate_arms(
     key: jax.Array,
     arms: Sequence[TrialArm],
     draws: MouseDraws,
+    sampler: PriorSampler,
     priors: Priors,
     aliases: Mapping[str, str],
     num_patients: int,
-    progress: Callable[[str, int, int], None],
     *,
     independent_action: bool = True,
 ) -> SimulatedArms:
@@ -147,42 +161,35 @@ def simulate_arms(
     Parameters
     ----------
     key
-        Split into that of the translation draws and that of the patients.
+        Of the patients.
     arms
         Arms with dosing; no count is read.
-    draws
-        Of the mice.
+    draws, sampler
+        D draws of the mice, and of the translation.
     priors, aliases
         See :func:`vtrial.translation.plan_cohort`.
     num_patients
         Patients of each draw.
-    progress
-        Told of every piece.
     independent_action
         False leaves out the null models of combinations, which cost more than the arms themselves.
     """
-    key_translation, key_patients = jax.random.split(key)
     rate: dict[int, np.ndarray] = {}
     independent: dict[int, np.ndarray] = {}
     origin: dict[int, str] = {}
     patients: dict[int, int] = {}
     progression: dict[int, Curve] = {}
     response: dict[int, Curve] = {}
-    groups = cohorts(arms)
-    for done, (cohort, recist, members) in enumerate(groups):
-        progress(f"arms, {cohort.tumour_type}", done, len(groups))
-        plan = plan_cohort(key_translation, cohort, VISITS, draws, priors, aliases)  # pyright: ignore[reportArgumentType]
-        plan = plan if independent_action else arms_alone(plan)
+    each = planned(arms, draws, sampler, priors, aliases, independent_action=independent_action)
+    for cohort, recist, members, plan in each:
         parts = []
         for first in range(0, draws.size, _PIECE):
-            piece = slice(first, first + _PIECE)
-            rule = RECIST_1_0 if recist == "1.0" else RECIST_1_1
             made = simulate(
-                key_patients,
-                plan.trial(piece),
-                rule,
+                key,
+                plan.trial(slice(first, first + _PIECE)),
+                response_rule(recist),
                 num_patients=num_patients,
                 endpoints=Endpoints(num_arms=1),
+                numbers="sobol",
                 first_draw=first,
             )
             parts.append(jax.tree.map(np.asarray, made))
@@ -195,8 +202,12 @@ def simulate_arms(
             if len(arm.drugs) > 1 and independent_action:
                 independent[arm.id] = rates["confirmed_orr:independent_action"][:, 0, column]
             origin[arm.id] = "; ".join(f"{drug}: {plan.origin[priors.drug(drug).name]}" for drug in arm.drugs)
-            patients[arm.id] = max(1, round(num_patients * (arm.prevalence or 1.0)))
+            patients[arm.id] = simulated_patients(arm, num_patients)
             found = curves(times, column, patients[arm.id])
             progression[arm.id], response[arm.id] = found[arm.progression], found["TTR"]
-    progress("arms", len(groups), len(groups))
     return SimulatedArms(rate, independent, origin, patients, progression, response)
+
+
+def simulated_patients(arm: TrialArm, num_patients: int) -> int:
+    """How many of the simulated patients of a draw are of an arm's subgroup, on average; at least 1."""
+    return max(1, round(num_patients * (arm.prevalence or 1.0)))

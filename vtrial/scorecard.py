@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,39 +84,26 @@ def answer(summary: pd.DataFrame, coverage: Mapping[str, int]) -> list[str]:
     return lines
 
 
-def median_lines(medians: pd.DataFrame, other_endpoints: pd.DataFrame, endpoints: Sequence[str]) -> list[str]:
-    """How many published medians lie in their 90 % intervals, and whether learning from them helps the response rate.
+def median_lines(medians: pd.DataFrame) -> list[str]:
+    """How many published medians lie in their 90 % intervals.
 
     Parameters
     ----------
     medians
         Of :class:`vtrial.validation.Validation`.
-    other_endpoints
-        Rows of the summary against what the other set of endpoints teaches.
-    endpoints
-        What trials taught.
     """
     from vtrial.scoring import most_misses
 
-    lines, learnt = [], " + ".join(endpoints)
+    lines = []
     names = {"ttr": "time to response", "pfs": "progression free survival"}
     for endpoint, name in names.items():
-        part = medians[(medians["endpoint"] == endpoint) & (medians["learnt_from"] == learnt) & medians["counted"]]
+        part = medians[(medians["endpoint"] == endpoint) & medians["counted"]]
         teachers = part[part["role"] == "calibration"]
         memory = int((part["certainty"] == "recalled").sum())
         inside, own = int(part["inside"].sum()), int(teachers["inside"].sum())
         lines.append(
             f"Median {name}: {inside} of {len(part)} published ones lie in their 90 % intervals (chance misses at "
             f"most {most_misses(len(part))}), {own} of {len(teachers)} in calibration arms; {memory} are from memory."
-        )
-    whole = other_endpoints[other_endpoints["arms_of"] == "all arms"]
-    if not whole.empty:
-        row = whole.iloc[0]
-        words = ("response rates alone", "response rates and medians together")
-        first, second = words if tuple(endpoints) == ("orr",) else words[::-1]
-        lines.append(
-            f"Taught by {first}, all arms: CRPS {100 * row['crps']:.1f}; by {second} {100 * row['crps_other']:.1f} "
-            f"points, difference {100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]."
         )
     return lines
 
@@ -141,8 +128,6 @@ def validate(
     console
         For progress.
     """
-    import numpy as np
-
     from vtrial.experiment import load_resolved
     from vtrial.inputs import marks
     from vtrial.posterior import Draws
@@ -158,22 +143,17 @@ def validate(
     if not folder.has_posterior():
         raise InputError("holds no posterior; `vtrial fit` writes it", file=folder.path)
     with folder.open_posterior() as tree, reporting(console) as progress:
-        draws = Draws(tree, settings.draws)
+        draws = Draws(tree, settings.mice)
         found = score_arms(draws, priors, experiment.data.aliases, settings, progress)
     said = [word, *marks(experiment, manifest)] if word else list(marks(experiment, manifest))
     if quick:
-        said.append("QUICK: few draws; weights and scores are noisy.")
+        said.append("QUICK: few draws; scores are noisy.")
     lines = answer(found.summary, found.coverage)
-    khat, ess, tempered = found.scores["khat"], found.scores["ess"], int(np.sum(found.scores["power"] < 1))
-    lines.append(
-        f"Largest k-hat of the weights {khat.max():.2f} (limit 0.7), smallest effective number of draws "
-        f"{ess.min():.0f} of {draws.size}; {tempered} arms use a power of the likelihood below 1."
-    )
-    lines += median_lines(
-        found.medians, found.summary[found.summary["against"] == "other_endpoints"], settings.endpoints
-    )
+    ess, size = found.scores["ess"], settings.mice * settings.copies
+    lines.append(f"Smallest effective number of draws {ess.min():.0f} of {size}, median {ess.median():.0f}.")
+    lines += median_lines(found.medians)
     run = [] if word else ["--run", str(run_dir)]
-    size = ["--draws", str(settings.draws), "--patients", str(settings.patients)]
+    size = ["--draws", str(size), "--patients", str(settings.patients)]
     size += [] if settings.endpoints == ("orr",) else ["--teach", "all"]
     command = shlex.join(["vtrial", "validate", "--out", str(out), *run, *size])
     target = RunFolder(out)
@@ -186,7 +166,7 @@ def validate(
             found.scores,
             found.not_predicted,
             found.summary,
-            found.medians[found.medians["learnt_from"] == " + ".join(settings.endpoints)],
+            found.medians,
             answer=lines,
             marks=said,
             command=command,
@@ -199,7 +179,7 @@ def validate(
                 "validation": {
                     "fit": manifest.get("fit", {}).get("key"),
                     "priors": priors.sha256,
-                    "draws": settings.draws,
+                    "draws": size,
                     "patients": settings.patients,
                     "seed": settings.seed,
                     "endpoints": list(settings.endpoints),

@@ -12,17 +12,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
+from numpyro.diagnostics import effective_sample_size
+from scipy.stats import norm
 
-from vtrial.calibration import Calibration, Teacher, Weights
-from vtrial.medians import Curve
-from vtrial.medians import log_likelihood as median_log_likelihood
+from vtrial.calibration import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Calibration, Drug, Teacher
 from vtrial.meta_analysis import MetaAnalysis, MetaArm
-from vtrial.mouse_prior import PriorDraws
+from vtrial.mouse_prior import MouseDraws, PriorDraws, Repeated
+from vtrial.prior_draws import LearntSampler, PriorSampler
 from vtrial.priors import Priors, TrialArm
-from vtrial.published import DAYS, MouseDraws, SimulatedArms, independent_arms, left_out_with, simulate_arms
+from vtrial.published import SimulatedArms, independent_arms, left_out_with, simulate_arms
 from vtrial.published_medians import ENDPOINTS, MEDIAN_COLUMNS, median_row, published_median, teaches
-from vtrial.scoring import log_likelihood, logit_rate, most_misses, paired_difference, predictive, score
-from vtrial.translation import PriorSampler, class_terms, common_terms, drug_terms
+from vtrial.scoring import Score, log_likelihood, logit_rate, most_misses, paired_difference, predictive, score
+from vtrial.surfaces import Surface, simulate_surfaces
 
 COLUMNS = (
     "id",
@@ -42,10 +43,7 @@ COLUMNS = (
     "crps_independent_action",
     "crps_uncalibrated",
     "mid_p_uncalibrated",
-    "crps_other_endpoints",
-    "khat",
     "ess",
-    "power",
     "teachers",
     "certainty",
     "in_mice",
@@ -60,14 +58,11 @@ SETS = ("all arms", "counts seen", "drug and tumour type in the mice", "one drug
 class Settings(NamedTuple):
     """Size and seed of a validation."""
 
-    draws: int = 2000
+    mice: int = 64  # draws of the mice, J
+    copies: int = 16  # draws of the translation for each of them, R
     patients: int = 2000
     seed: int = 7
     endpoints: tuple[str, ...] = ("orr",)  # of ENDPOINTS, that trials teach with
-
-    def other_endpoints(self) -> tuple[str, ...]:
-        """What these are compared with: all, or the response rate alone where they are all."""
-        return ENDPOINTS if self.endpoints != ENDPOINTS else ENDPOINTS[:1]
 
 
 class Validation(NamedTuple):
@@ -80,8 +75,28 @@ class Validation(NamedTuple):
     medians: pd.DataFrame
 
 
+class _Prediction(NamedTuple):
+    """Arms simulated in D draws of mice and translation."""
+
+    simulated: SimulatedArms
+    between_trials: np.ndarray  # [D]
+    offsets: Mapping[int, np.ndarray]  # of reader and line, [D] by id
+    teachers: int
+
+    def logit(self, arm: TrialArm, *, independent_action: bool = False) -> np.ndarray:
+        """Logit of the rate as this arm's reader and line would see it, [D]."""
+        rates = self.simulated.independent_action if independent_action else self.simulated.rate
+        return logit_rate(rates[arm.id], self.simulated.patients[arm.id]) + self.offsets[arm.id]
+
+    def score(self, arm: TrialArm, *, independent_action: bool = False) -> Score:
+        """Of the count that came, in one trial of that many patients."""
+        logit = self.logit(arm, independent_action=independent_action)
+        even = np.full(len(logit), 1.0 / len(logit))
+        return score(predictive(logit, self.between_trials, even, arm.num_patients), arm.num_responders)
+
+
 class _Pipeline:
-    """One simulation of all arms, and what the trials say about it."""
+    """Mice and what the trials say about their translation, asked arm by arm with the arm's own trial left out."""
 
     def __init__(
         self,
@@ -95,54 +110,90 @@ class _Pipeline:
         *,
         independent_action: bool = True,
     ):
-        self.simulated: SimulatedArms = simulate_arms(
-            key, arms, draws, priors, aliases, settings.patients, progress, independent_action=independent_action
+        key_translation, self._key = jax.random.split(key)
+        self._arms, self._priors, self._aliases, self._settings = arms, priors, aliases, settings
+        self._independent_action = independent_action
+        self._sampler = PriorSampler(key_translation, priors, draws.size)
+        self._draws = Repeated(draws, settings.copies)
+        self._learnt: dict[frozenset[int], LearntSampler] = {}
+        taught = [arm for arm in arms if any(teaches(arm, name) for name in settings.endpoints)]
+        surfaces = simulate_surfaces(
+            self._key,
+            taught,
+            draws,
+            self._sampler,
+            priors,
+            aliases,
+            settings.patients,
+            settings.endpoints,
+            progress,
         )
-        # the sampler of the translation draws, as `simulate_arms` splits it off
-        sampler = PriorSampler(jax.random.split(key)[0], priors, draws.size)
-        self.between_trials = sampler.entry("translation.between_trials")
-        self._offsets = offsets(sampler, arms)
-        classes = {priors.drug_class(drug) for arm in arms for drug in arm.drugs}
-        terms = {name: class_terms(name, sampler) for name in sorted(classes)}
-        self._drugs = {arm.id: _classes(arm, priors) for arm in arms}
-        known = {drug: name for drugs in self._drugs.values() for drug, name in drugs.items()}
-        own = {drug: drug_terms(drug, name, sampler) for drug, name in sorted(known.items())}
-        self._arms = arms
+        self._teachers = frozenset(arm.id for arm in taught)
+        asked = [Drug(*item, arm.tumour_type) for arm in arms for item in _classes(arm, priors).items()]
+        shift, between = offsets(self._sampler, taught), self._sampler.entry("translation.between_trials")
         teachers = [
             Teacher(
                 arm.id,
-                *next(iter(self._drugs[arm.id].items())),
-                arm.tumour_type,
-                {name: self.log_likelihood(arm, name) for name in ENDPOINTS if teaches(arm, name)},
+                Drug(*next(iter(_classes(arm, priors).items())), arm.tumour_type),
+                arm_log_likelihood(
+                    arm, {name: s for (i, name), s in surfaces.items() if i == arm.id}, shift[arm.id], between
+                ),
             )
-            for arm in arms
-            if any(teaches(arm, name) for name in ENDPOINTS)
+            for arm in taught
         ]
-        self.calibration = Calibration(teachers, own, terms, common_terms(sampler))
+        self._calibration = Calibration(settings.seed, teachers, asked, priors, draws.size, settings.copies)
 
-    def logit(self, arm: TrialArm, *, independent_action: bool = False) -> np.ndarray:
-        """Logit of the rate as this arm's reader and line would see it, [D]."""
-        rates = self.simulated.independent_action if independent_action else self.simulated.rate
-        return logit_rate(rates[arm.id], self.simulated.patients[arm.id]) + self._offsets[arm.id]
+    def untaught(self) -> _Prediction:
+        """All arms, from mice and the priors of the translation alone."""
+        return self._predicted(self._arms, PriorSampler(self._sampler.key, self._priors, self._draws.size), 0)
 
-    def curve(self, arm: TrialArm, endpoint: str) -> Curve:
-        """Curve of the time that the median of `endpoint`, pfs or ttr, is of."""
-        return (self.simulated.progression if endpoint == "pfs" else self.simulated.response)[arm.id]
+    def taught(self, arm: TrialArm) -> _Prediction:
+        """An arm, its trial and all that overlaps it left out."""
+        hidden = self._teachers & frozenset(left_out_with(arm, self._arms))
+        if hidden not in self._learnt:
+            learnt = self._calibration.learnt(hidden)
+            self._learnt[hidden] = LearntSampler(self._sampler, learnt.normals, self._settings.copies)
+        return self._predicted([arm], self._learnt[hidden], len(self._teachers - hidden))
 
-    def log_likelihood(self, arm: TrialArm, endpoint: str) -> np.ndarray:
-        """Log likelihood of what an arm published of an endpoint, [D]."""
-        if endpoint == "orr":
-            return log_likelihood(self.logit(arm), self.between_trials, arm.num_responders, arm.num_patients)
-        published = published_median(arm, endpoint)
-        if published is None:
-            raise ValueError(f"endpoint: arm {arm.id} publishes no {endpoint}")
-        median, variance = published
-        return median_log_likelihood(self.curve(arm, endpoint), DAYS, median, self.between_trials, variance)
+    def _predicted(self, arms: Sequence[TrialArm], sampler: PriorSampler, teachers: int) -> _Prediction:
+        made = simulate_arms(
+            self._key,
+            arms,
+            self._draws,
+            sampler,
+            self._priors,
+            self._aliases,
+            self._settings.patients,
+            independent_action=self._independent_action,
+        )
+        return _Prediction(made, sampler.entry("translation.between_trials"), offsets(sampler, arms), teachers)
 
-    def weights(self, arm: TrialArm, endpoints: Sequence[str]) -> Weights:
-        """Weights of the draws, the arm's trial and all that overlaps it left out."""
-        hidden = left_out_with(arm, self._arms)
-        return self.calibration.weights(self._drugs[arm.id], arm.tumour_type, hidden, endpoints)
+
+def arm_log_likelihood(
+    arm: TrialArm, surfaces: Mapping[str, Surface], offset: np.ndarray, between_trials: np.ndarray
+) -> np.ndarray:
+    """Log likelihood of what an arm published, on the grid of the calibration, [J, S, L].
+
+    Parameters
+    ----------
+    arm
+        Its counts, and the sizes of its medians.
+    surfaces
+        What it would have shown, by endpoint; the endpoints are independent given the draw.
+    offset, between_trials
+        Of reader and line, and SD of the deviation of one trial, on the logit, [J].
+    """
+    total = np.zeros((len(offset), len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+    for name, surface in surfaces.items():
+        shown = surface.at(LN_KILL_SCALE, LN_LOSS_OF_EFFECT)
+        spread = np.broadcast_to(between_trials[:, None, None], total.shape)
+        if name == "orr":
+            logit = shown.logit + offset[:, None, None]
+            each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_responders, arm.num_patients)
+            total += each.reshape(total.shape)
+        elif (median := published_median(arm, name)) is not None:
+            total += norm.logpdf(shown.logit, 0.0, np.sqrt(shown.variance + median[1] + spread**2))
+    return total
 
 
 def offsets(sampler: PriorSampler, arms: Sequence[TrialArm]) -> dict[int, np.ndarray]:
@@ -178,7 +229,7 @@ def validate(
     Parameters
     ----------
     draws
-        Draws of the fit, `settings.draws` of them.
+        Of the fit, `settings.mice` of them.
     priors
         Their ``trials`` are the arms.
     aliases
@@ -202,11 +253,10 @@ def validate(
         lambda what, done, total: progress(f"{what}, no mice", done, total),
         independent_action=False,
     )
+    untaught = mice.untaught()
 
-    sampler = PriorSampler(jax.random.split(key)[0], priors, draws.size)
-    shift = offsets(sampler, arms)
-    meta_arms = {arm.id: _meta_arm(arm, priors, shift[arm.id]) for arm in arms}
-    between = float(np.mean(mice.between_trials))
+    meta_arms = {arm.id: _meta_arm(arm, priors, untaught.offsets[arm.id]) for arm in arms}
+    between = float(np.mean(untaught.between_trials))
     names = {
         "drug": {drug for m in meta_arms.values() for drug in m.drugs},
         "drug_class": {c for m in meta_arms.values() for c in m.drugs.values()},
@@ -219,31 +269,21 @@ def validate(
     rows, times = [], []
     for number, arm in enumerate(arms):
         progress("scores", number, len(arms))
-        n, size = arm.num_responders, arm.num_patients
-
-        def judged(logit, spread, weight, n=n, size=size):
-            return score(predictive(logit, spread, weight, size), n)
-
-        weights, others = mice.weights(arm, settings.endpoints), no_mice.weights(arm, settings.endpoints)
-        differently = mice.weights(arm, settings.other_endpoints())
-        flat = np.full(draws.size, 1.0 / draws.size)
-        own = judged(mice.logit(arm), mice.between_trials, weights.weight)
-        before = judged(mice.logit(arm), mice.between_trials, flat)
-        without = judged(no_mice.logit(arm), no_mice.between_trials, others.weight)
+        found = mice.taught(arm)
+        own, before, without = found.score(arm), untaught.score(arm), no_mice.taught(arm).score(arm)
         logit = meta.logit(meta_arms[arm.id], left_out_with(arm, arms))
-        literature = judged(logit, np.full(len(logit), between), np.full(len(logit), 1.0 / len(logit)))
-        action = np.nan
-        if len(arm.drugs) > 1:
-            null = mice.logit(arm, independent_action=True)
-            action = judged(null, mice.between_trials, weights.weight).crps
-        elsewise = judged(mice.logit(arm), mice.between_trials, differently.weight)
+        even = np.full(len(logit), 1.0 / len(logit))
+        count = predictive(logit, np.full(len(logit), between), even, arm.num_patients)
+        literature = score(count, arm.num_responders)
+        action = found.score(arm, independent_action=True).crps if len(arm.drugs) > 1 else np.nan
         role, is_counted = "calibration" if teaches(arm) else "held_out", arm.id in counted
-        for learnt, used in ((settings.endpoints, weights), (settings.other_endpoints(), differently)):
-            more = {"role": role, "learnt_from": " + ".join(learnt), "counted": is_counted}
-            for name in ENDPOINTS[1:]:
-                curve = mice.curve(arm, name)
-                times += [{**row, **more} for row in median_row(arm, name, curve, mice.between_trials, used.weight)]
-        origin = mice.simulated.origin[arm.id]
+        more = {"role": role, "learnt_from": " + ".join(settings.endpoints), "counted": is_counted}
+        for name in ENDPOINTS[1:]:
+            made = found.simulated
+            curve = (made.progression if name == "pfs" else made.response)[arm.id]
+            flat = np.full(len(curve.free), 1.0 / len(curve.free))
+            times += [{**row, **more} for row in median_row(arm, name, curve, found.between_trials, flat)]
+        origin = found.simulated.origin[arm.id]
         rows.append(
             {
                 "id": arm.id,
@@ -251,8 +291,8 @@ def validate(
                 "arm": arm.arm,
                 "tumour_type": arm.tumour_type,
                 "role": role,
-                "num_responders": n,
-                "num_patients": size,
+                "num_responders": arm.num_responders,
+                "num_patients": arm.num_patients,
                 "pred_mean": own.mean,
                 "pred_q05": own.q05,
                 "pred_q95": own.q95,
@@ -263,11 +303,8 @@ def validate(
                 "crps_independent_action": action,
                 "crps_uncalibrated": before.crps,
                 "mid_p_uncalibrated": before.mid_p,
-                "crps_other_endpoints": elsewise.crps,
-                "khat": weights.khat,
-                "ess": weights.ess,
-                "power": weights.power,
-                "teachers": weights.teachers,
+                "ess": _effective_draws(found.logit(arm).reshape(draws.size, -1)),
+                "teachers": found.teachers,
                 "certainty": arm.certainty,
                 "in_mice": all(f"fitted in {arm.tumour_type}" in part for part in origin.split("; ")),
                 "counted": is_counted,
@@ -285,6 +322,13 @@ def validate(
     not_predicted = pd.DataFrame(missing, columns=["id", "trial", "arm", "tumour_type", "reason"])
     medians = pd.DataFrame(times, columns=list(MEDIAN_COLUMNS))
     return Validation(scores, not_predicted, summary(scores, settings.seed), coverage(scores), medians)
+
+
+def _effective_draws(logit: np.ndarray) -> float:
+    """Effective number of draws [J, R], every draw of the mice a chain; all of them where nothing varies."""
+    if np.ptp(logit) == 0.0:
+        return float(logit.size)
+    return float(effective_sample_size(logit))
 
 
 def members(scores: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -306,7 +350,7 @@ def summary(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = []
     for name in SETS:
         part = members(scores, name)
-        for against in ("no_mice", "meta", "uncalibrated", "independent_action", "other_endpoints"):
+        for against in ("no_mice", "meta", "uncalibrated", "independent_action"):
             if part.empty:
                 continue
             difference = (part["crps"] - part[f"crps_{against}"]).to_numpy(float)

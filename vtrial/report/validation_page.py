@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = ("id", "trial", "arm", "tumour_type", "role", "published", "predicted", "mid_p", "crps", "crps_no_mice",
-          "crps_meta", "crps_independent_action", "khat", "power", "certainty", "biomarker")  # fmt: skip
+          "crps_meta", "crps_independent_action", "ess", "certainty", "biomarker")  # fmt: skip
 
 _MEDIANS = ("id", "trial", "arm", "tumour_type", "role", "endpoint", "published_months", "certainty", "pred_q05",
             "pred_q50", "pred_q95", "probability")  # fmt: skip

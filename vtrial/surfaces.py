@@ -1,0 +1,157 @@
+"""What a published arm of one drug would have shown, as a surface over the drug's kill scale and loss of effect.
+
+Of all that the translation draws, trials of single drugs speak of these two, ``ln S`` of the drug in the tumour type
+and ``ln lambda`` of its class. The arm is simulated at every node of a grid of the two, with the same patients under
+the hard RECIST rule, once for every draw of the mice and of whatever else is not learnt. Between nodes the logit is the
+bicubic convolution of Keys (1981, IEEE Trans Acoust 29:1153, a = -1/2), exact at the nodes: no rule is softened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtrial.medians import deviation, share_on
+from vtrial.mouse_prior import MouseDraws
+from vtrial.prior_draws import PriorSampler
+from vtrial.priors import Priors, TrialArm
+from vtrial.published import DAYS, curves, planned, response_rule, simulated_patients
+from vtrial.published_medians import published_median, teaches
+from vtrial.rates import response_rates
+from vtrial.trial import Endpoints, simulate
+
+#: nodes of ln kill scale: 3.8 SD of its prior to either side of ln 0.4, 0.65 apart
+LN_KILL_SCALE = np.linspace(-4.0, 1.85, 10)
+#: nodes of ln loss of effect (1/day): 2.8 SD of its prior to either side of ln 0.005, 0.9 apart
+LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 6)
+# Below this many responders a node says nothing but "few", and its logit is carried on from the node above by this
+# slope in ln kill scale, that of small rates: between a node of one responder and one of none lies noise alone.
+_FEW = 6
+_SLOPE = 1.5
+
+
+class Surface(NamedTuple):
+    """An endpoint of one arm in every draw of the mice, at the nodes of the grid."""
+
+    logit: np.ndarray  # [J, S, L], of a response rate, or of the share without the event on the published day
+    variance: np.ndarray  # [J, S, L], of that logit for the finite number of simulated patients; 0 for a rate
+
+    def at(self, ln_kill_scale: np.ndarray, ln_loss: np.ndarray) -> Surface:
+        """The surface on another grid, [J, S', L']; beyond the nodes that of their edge."""
+        kill, loss = _weights(ln_kill_scale, LN_KILL_SCALE), _weights(ln_loss, LN_LOSS_OF_EFFECT)
+        variance = np.maximum(kill @ self.variance @ loss.T, 0.0)
+        return Surface(kill @ self.logit @ loss.T, variance)
+
+
+def _weights(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """What every node [N] has in the value at every point [P]: the cubic convolution as a matrix [P, N]."""
+    last = len(nodes) - 1
+    place = np.clip((points - nodes[0]) / (nodes[1] - nodes[0]), 0.0, last)
+    below = np.minimum(np.floor(place).astype(int), last - 1)
+    t = place - below
+    cubic = (
+        -0.5 * t + t**2 - 0.5 * t**3,
+        1.0 - 2.5 * t**2 + 1.5 * t**3,
+        0.5 * t + 2.0 * t**2 - 1.5 * t**3,
+        -0.5 * t**2 + 0.5 * t**3,
+    )
+    weights = np.zeros((len(points), len(nodes)))
+    for k, part in enumerate(cubic):
+        np.add.at(weights, (np.arange(len(points)), np.clip(below - 1 + k, 0, last)), part)
+    return weights
+
+
+def logit_surface(rate: np.ndarray, patients: int) -> np.ndarray:
+    """Logit of rates [J, S, L] of that many patients each, carried on where next to nobody responded."""
+    responders = rate * patients
+    logit = np.log(responders + 0.5) - np.log(patients - responders + 0.5)
+    step = _SLOPE * (LN_KILL_SCALE[1] - LN_KILL_SCALE[0])
+    for node in range(len(LN_KILL_SCALE) - 2, -1, -1):
+        carried = logit[:, node + 1] - step
+        logit[:, node] = np.where(responders[:, node] < _FEW, carried, logit[:, node])
+    return logit
+
+
+def simulate_surfaces(
+    key: jax.Array,
+    arms: Sequence[TrialArm],
+    draws: MouseDraws,
+    sampler: PriorSampler,
+    priors: Priors,
+    aliases: Mapping[str, str],
+    num_patients: int,
+    endpoints: Sequence[str],
+    progress: Callable[[str, int, int], None],
+) -> dict[tuple[int, str], Surface]:
+    """Surfaces of all that published arms of one drug teach, by id of the arm and endpoint.
+
+    Parameters
+    ----------
+    key
+        Of the patients, the same at every node.
+    arms
+        Of one drug each, with dosing; no count of responders is read, of a median its day.
+    draws, sampler
+        J draws of the mice, and of all that is not learnt.
+    priors, aliases
+        See :func:`vtrial.translation.plan_cohort`.
+    num_patients
+        Patients of each draw and node.
+    endpoints
+        Of :data:`vtrial.published_medians.ENDPOINTS`.
+    progress
+        Told of every arm.
+    """
+    found: dict[tuple[int, str], Surface] = {}
+    timed = tuple(endpoints) != ("orr",)
+    shape = (draws.size, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT))
+    groups = list(planned(arms, draws, sampler, priors, aliases))
+    for done, (cohort, recist, members, plan) in enumerate(groups):
+        progress(f"surface, {cohort.tumour_type}", done, len(groups))
+        trial, column = plan.trial(), 0 if cohort.subgroups else -1
+        rate = {name: np.empty(shape) for name in ("confirmed_orr", "unconfirmed_orr")}
+        medians = {
+            (arm.id, name): Surface(np.empty(shape), np.empty(shape))
+            for arm in members
+            for name in endpoints
+            if name != "orr" and teaches(arm, name)
+        }
+        for s, scale in enumerate(LN_KILL_SCALE):
+            for loss_node, loss in enumerate(LN_LOSS_OF_EFFECT):
+                law = trial.law._replace(
+                    kill_scale=jnp.full_like(trial.law.kill_scale, np.exp(scale)),
+                    ln_loss_rate=jnp.full_like(trial.law.ln_loss_rate, loss),
+                )
+                counts, times = simulate(
+                    key,
+                    trial._replace(law=law),
+                    response_rule(recist),
+                    num_patients=num_patients,
+                    endpoints=Endpoints(num_arms=1) if timed else None,
+                    numbers="sobol",
+                )
+                rates = response_rates(plan, counts, True)
+                for name, values in rate.items():
+                    values[:, s, loss_node] = rates[name][:, 0, column]
+                for arm in members:
+                    patients = simulated_patients(arm, num_patients)
+                    for name in ("pfs", "ttr"):
+                        surface = medians.get((arm.id, name))
+                        median = published_median(arm, name)
+                        if surface is None or median is None or times is None:
+                            continue
+                        curve = curves(times, column, patients)["TTR" if name == "ttr" else arm.progression]
+                        mean, sd = deviation(share_on(curve, DAYS, median[0]), curve.number, np.zeros(draws.size))
+                        surface.logit[:, s, loss_node], surface.variance[:, s, loss_node] = mean, sd**2
+        found |= medians
+        for arm in members:
+            if "orr" in endpoints and teaches(arm):
+                main = "unconfirmed_orr" if arm.confirmed is False else "confirmed_orr"
+                logit = logit_surface(rate[main], simulated_patients(arm, num_patients))
+                found[arm.id, "orr"] = Surface(logit, np.zeros(shape))
+    progress("surface", len(groups), len(groups))
+    return found
