@@ -19,6 +19,7 @@ from scipy.linalg import expm
 
 from vtrial.conditional import mouse_draws
 from vtrial.dataset import Dataset, read_dataset
+from vtrial.dose_response import DoseResponse
 from vtrial.evidence import Evidence
 from vtrial.model import arrays_of, build_model, evidence_density, truncated_normal
 from vtrial.model_format import PRIORS, CurveShape
@@ -56,6 +57,12 @@ PRIOR = {
     "class_pairs.default.gamma_spread": (dist.HalfNormal(0.1), stats.halfnorm(0, 0.1)),
     "class_pairs.default.between_models": (dist.LogNormal(np.log(0.15), 0.5), stats.lognorm(0.5, 0, 0.15)),
 }
+#: of the law of effect against dose, in fits that have one
+DOSE_PRIOR = {
+    "dose_response.ln_ed50": (dist.Normal(-1.2, 1.0), stats.norm(-1.2, 1.0)),
+    "dose_response.ln_hill": (dist.Normal(0.0, 0.4), stats.norm(0.0, 0.4)),
+    "dose_response.ln_slope": (dist.Normal(-1.3, 0.6), stats.norm(-1.3, 0.6)),
+}
 #: site -> its prior
 SCALARS = {
     "mu_ln_growth": "growth.mouse.ln_rate",
@@ -82,7 +89,7 @@ COMBINATION_SCALARS = {
 }
 #: what has one value for each of several things; what the model samples in their place is its own affair
 VECTORS = ("ln_growth_type", "omega_ln_growth", "effect_class", "effect_drug", "effect", "omega_effect", "ln_growth")
-VECTORS += ("ln_sigma", "phi", "gamma", "effect_site", "combination_cell_z")
+VECTORS += ("ln_sigma", "phi", "gamma", "effect_site", "combination_cell_z", "ln_ed50", "hill", "dose_slope")
 SPREADS = {
     "omega_mouse": "growth.mouse.ln_between_mice_relative",
     "omega_curvature": "growth.mouse.ln_curvature_sd",
@@ -110,7 +117,9 @@ DAYS = np.array([0.0, 5.0, 11.0, 18.0, 26.0, 41.0])
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def table_of(folder, mice, low: Mapping[str, int] | None = None, slope: Mapping[str, float] | None = None) -> Dataset:
+def table_of(
+    folder, mice, low: Mapping[str, int] | None = None, slope: Mapping[str, float] | None = None, doses: bool = False
+) -> Dataset:
     """Noisy curves about a slope (1/day); the last `low` volumes of a mouse lie below the detection limit of 10 mm3."""
     rng = np.random.default_rng(8)
     lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
@@ -122,11 +131,11 @@ def table_of(folder, mice, low: Mapping[str, int] | None = None, slope: Mapping[
         lines += [f"S,{kind},{model},{mouse},{arm},{d:g},{v:.12g}" for d, v in zip(DAYS, volume, strict=False)]
     path = folder / "table.csv"
     path.write_text("\n".join(lines) + "\n")
-    return read_dataset(path)
+    return read_dataset(path, doses=doses)
 
 
 def prior() -> dict:
-    return {name: pair[0] for name, pair in PRIOR.items()}
+    return {name: pair[0] for name, pair in (PRIOR | DOSE_PRIOR).items()}
 
 
 class Point(NamedTuple):
@@ -241,15 +250,34 @@ def residual(day: np.ndarray) -> np.ndarray:
     return np.array([[entry(s, t) for s in day] for t in day])
 
 
-def combined(effect: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> float:
+def combined(effect: np.ndarray, phi: np.ndarray, gamma: np.ndarray, width: float = SMOOTHING) -> float:
     """The combination rule, written again: softmax leader, phi times the others, pairs of gamma."""
-    leads = special.softmax(effect / SMOOTHING)
+    leads = special.softmax(effect / width)
     joint = leads @ effect
     for a in range(len(effect)):
         for b in range(len(effect)):
             if a != b:
                 joint += phi[a, b] * leads[a] * effect[b] + 0.5 * gamma[a, b]
     return joint
+
+
+def at_dose(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray], drug: str) -> float:
+    """Effect of a drug at a dose over that at its reference dose, from the equations."""
+    dose, labels = dataset.doses.get(drug), panel.labels.dosed_drug
+    if dose is None or dose.drug not in labels:
+        return 1.0
+    d = labels.index(dose.drug)
+    reference = panel.dosed.reference[d]
+    if "hill" in p:
+        power = p["hill"][d]
+        half = reference * np.exp(p["ln_ed50"][d])
+        at, most = (x**power / (x**power + half**power) for x in (dose.amount, reference))
+        return at / most
+    at, most = (
+        0.05 * np.log1p(np.exp((1 + p["dose_slope"][d] * np.log(x / reference)) / 0.05))
+        for x in (dose.amount, reference)
+    )
+    return at / most
 
 
 def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> float:
@@ -263,6 +291,11 @@ def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndar
     # a normal prior of the ln, as a density of the spread itself
     total += sum(PRIOR[name][1].logpdf(np.log(p[site])) - np.log(p[site]) for site, name in SPREADS.items())
     total += PRIOR["growth.mouse.between_models"][1].logpdf(p["omega_ln_growth"]).sum()
+    if "ln_ed50" in p:
+        total += DOSE_PRIOR["dose_response.ln_ed50"][1].logpdf(p["ln_ed50"]).sum()
+    for site, name in (("hill", "dose_response.ln_hill"), ("dose_slope", "dose_response.ln_slope")):
+        if site in p:
+            total += (DOSE_PRIOR[name][1].logpdf(np.log(p[site])) - np.log(p[site])).sum()
     total += -np.log(1.98)  # the correlation is uniform on (-0.99, 0.99)
 
     logpdf = stats.norm.logpdf
@@ -304,18 +337,24 @@ def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndar
         model = model_of[key]
         if not mouse.drugs:
             total += normal(mouse, 0.0, 0.0)
-        elif len(mouse.drugs) == 1:
-            name, cell = f"{model} | {mouse.drugs[0]}", f"{mouse.drugs[0]} | {kind_of[model]}"
+            continue
+        drugs = [dataset.substance(drug) for drug in mouse.drugs]
+        scale = np.array([at_dose(dataset, panel, p, drug) for drug in mouse.drugs])
+        if len(drugs) == 1:
+            name, cell = f"{model} | {drugs[0]}", f"{drugs[0]} | {kind_of[model]}"
+            mouse = mouse._replace(slope=mouse.slope * scale[0])
             total += normal(mouse, rho[name], 0.0) if name in rho else normal(mouse, mean[cell], spread[cell])
         else:
-            effect = np.array([rho[f"{model} | {drug}"] for drug in mouse.drugs])
-            pairs = _pairs(labels.class_pair, mouse.drugs)
-            joint = combined(effect, p["phi"][pairs], p["gamma"][pairs])
+            effect = np.array([rho[f"{model} | {drug}"] for drug in drugs])
+            pairs = _pairs(labels.class_pair, drugs)
+            together = scale.prod() ** (1 / len(scale))
+            gamma = p["gamma"][pairs] * np.outer(scale, scale)
+            joint = combined(effect * scale, p["phi"][pairs], gamma, SMOOTHING * together)
             name = f"{model} | {' + '.join(mouse.drugs)}"
             if name in deviation:
-                total += normal(mouse, joint + deviation[name], 0.0)
+                total += normal(mouse, joint + deviation[name] * together, 0.0)
             else:
-                total += normal(mouse, joint, p["omega_combination"])
+                total += normal(mouse, joint, p["omega_combination"] * together)
     return total
 
 
@@ -404,6 +443,49 @@ def test_density_under_gompertz_growth(tmp_path):
         points = points_of(panel, [2, 3])
     for point in points:
         assert_explicit(point, dataset, panel)
+
+
+#: the same drug at several doses: in one PDX model, in several, alone and in combinations; C at one dose only
+DOSED = {
+    "c1": ("T1", "M1", "untreated", 6),
+    "a1": ("T1", "M1", "A 10 mg/kg", 5),
+    "b1": ("T1", "M1", "B", 2),
+    "ab1": ("T1", "M1", "A 40 mg/kg + B", 6),
+    "c2": ("T1", "M2", "untreated", 6),
+    "a2": ("T1", "M2", "A 10 mg/kg", 6),
+    "a3": ("T1", "M2", "A 40 mg/kg", 3),
+    "ab2": ("T1", "M2", "A 10 mg/kg + B", 6),
+    "ab3": ("T1", "M2", "A 40 mg/kg + B", 6),
+    "ab4": ("T1", "M2", "A 40 mg/kg + B", 4),
+    "c3": ("T2", "M3", "untreated", 6),
+    "cc3": ("T2", "M3", "C 5 mg/kg", 6),
+    "abc3": ("T2", "M3", "A 20 mg/kg + B + C 5 mg/kg", 6),
+    "a4": ("T2", "M4", "A 2.5 mg/kg", 6),
+}
+
+
+@pytest.mark.parametrize("law", ["emax", "log_linear"])
+def test_density_of_drugs_at_several_doses(tmp_path, law):
+    """One effect of a drug in a PDX model, scaled by the dose, in curves, sites given lone mice, and combinations."""
+    dataset = table_of(tmp_path, DOSED, doses=True)
+    panel = build_panel(dataset, CLASSES, SHAPE, (), DoseResponse(law, {"A": 20.0}))
+    labels = panel.labels
+    assert labels.drug == ("A", "B", "C") and labels.dosed_drug == ("A",) and "M4 | A" not in labels.pdx_model_drug
+    assert panel.labels.mouse[panel.sites.mouse[labels.pdx_model_drug.index("M1 | A")]] == "S/a1"
+    with jax.enable_x64(True):
+        points = points_of(panel, [4, 5])
+    for point in points:
+        assert_explicit(point, dataset, panel)
+        # the site of M1 is drawn given its lone mouse, which had half the reference dose
+        p, z = point.meaning, point.sites["effect_site_z"]
+        x, at = labels.pdx_model_drug.index("M1 | A"), labels.drug_type.index("A | T1")
+        mouse, scale = mice_of(dataset, panel, p)["S/a1"], at_dose(dataset, panel, p, "A 10 mg/kg")
+        slope, centre, spread = scale * mouse.slope, p["effect"][at], p["omega_effect"][at]
+        along = spread**2 * slope
+        whole = mouse.covariance + spread**2 * np.outer(slope, slope)
+        centre = centre + along @ np.linalg.solve(whole, mouse.measured - mouse.mean - centre * slope)
+        spread = np.sqrt(spread**2 - along @ np.linalg.solve(whole, along))
+        np.testing.assert_allclose(p["effect_site"][x], centre + spread * z[x], rtol=1e-8, atol=1e-10)
 
 
 def test_log_likelihood_of_a_mouse_is_the_density_of_its_curve(small):

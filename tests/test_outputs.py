@@ -11,6 +11,7 @@ import pytest
 from vtrial import (
     contrasts,
     discrepancy,
+    dose_table,
     engagement,
     fitted,
     inhibition,
@@ -66,6 +67,7 @@ def undocumented(folder: Path) -> dict[str, set[str]]:
 
 TABLES = {
     "orr.csv": rates.COLUMNS,
+    "dose_response.csv": dose_table.COLUMNS,
     "endpoints.csv": times.COLUMNS,
     "engagement.csv": engagement.COLUMNS,
     "uncertainty.csv": (*uncertainty.COLUMNS, "note"),

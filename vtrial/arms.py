@@ -18,7 +18,7 @@ def read_arms(
     first_row = table.drop_duplicates("arm").set_index("arm")["row"]
     written = {str(arm): parts_of(str(arm), separator, aliases, control) for arm in first_row.index}
     held: dict[str, str] = {}
-    for part in (part for arm in written for part in _split(arm, separator)):
+    for part in (part for arm in written for part in split(arm, separator)):
         held.setdefault(fold(part), part)
     names: dict[str, str] = {}
     for arm, parts in written.items():
@@ -54,7 +54,8 @@ def drugs_in(arms: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(sorted({drug for drugs in arms.values() for drug in drugs}))
 
 
-def _split(arm: str, separator: str) -> list[str]:
+def split(arm: str, separator: str) -> list[str]:
+    """Cut the name of an arm at the separator."""
     mark = re.escape(separator.strip())
     # A word as separator ("and", "x") needs its spaces, or it would cut through drug names.
     pattern = rf"\s+{mark}\s+" if separator.strip().isalnum() else rf"\s*{mark}\s*"
@@ -69,7 +70,7 @@ def parts_of(arm: str, separator: str, aliases: Mapping[str, str], control: Sequ
     none = {fold(name) for name in control}
     if fold(arm) in none:
         return []
-    parts = [follow(part, aliases) for part in _split(follow(arm, aliases), separator)]
+    parts = [follow(part, aliases) for part in split(follow(arm, aliases), separator)]
     return [part for part in parts if fold(part) not in none]
 
 

@@ -53,6 +53,11 @@ class DataConfig(Section):
         default={},
         description="other name: the drug name that the table uses; or an arm of the table: its drugs, A + B",
     )
+    dose_columns: dict[Text, Text] = Field(
+        default={},
+        description="drug: column of its dose; a dose may as well stand behind the drug in the arm, A 25 mg/kg",
+    )
+    dose_unit: Text = Field(default="mg/kg", description="unit of the columns of doses")
     first_dose_day: float | None = Field(
         default=None, ge=0, description="day of the table on which treatment started; null for 0"
     )
@@ -90,6 +95,14 @@ class FitConfig(Section):
     )
     residual_white: float = Field(
         default=0.04, gt=0, le=1, description="share of the residual variance that is reading error"
+    )
+    dose_response: Literal["none", "emax", "log_linear"] = Field(
+        default="none",
+        description="law of effect against dose of drugs at several doses; none: a dose is a drug of its own",
+    )
+    reference_doses: dict[Text, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="drug: dose whose effect is that of the drug, in the table's unit; its largest where left out",
     )
     drug_classes: dict[Text, Text] = Field(default={}, description="drug: class, beyond the shipped list")
     evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")

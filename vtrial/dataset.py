@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from vtrial.arms import arm_fault, drugs_in, follow, parts_of, read_arms
+from vtrial.doses import Dose, read_doses, undosed, with_doses, written_dose
 from vtrial.errors import InputError
 from vtrial.readers import SHEETS, arranged
 from vtrial.table import MISSING, Source, canonical, cells_of, content_of, fold, listed, nearest
@@ -64,6 +65,9 @@ class Dataset:
         What stands between the drugs of a combination.
     detection_limit_mm3 : float
         Where censored volumes are censored (mm3).
+    doses : dict of str to Dose
+        Of `drugs`, those that are a drug at a dose; empty where doses are not read, and every dose is a drug of its
+        own.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -76,11 +80,37 @@ class Dataset:
     control: tuple[str, ...] = ("untreated",)
     separator: str = " + "
     detection_limit_mm3: float = DETECTION_LIMIT_MM3
+    doses: dict[str, Dose] = field(default_factory=dict)
 
     @property
     def used(self) -> pd.DataFrame:
         """The rows that a fit sees: those without a reason in `exclude`."""
         return self.table[self.table["exclude"] == ""]
+
+    @property
+    def substances(self) -> tuple[str, ...]:
+        """The single drugs whatever their dose, sorted."""
+        return tuple(sorted({self.substance(drug) for drug in self.drugs}))
+
+    def substance(self, drug: str) -> str:
+        """Return the drug of a drug at a dose; a drug without a dose is its own."""
+        return self.doses[drug].drug if drug in self.doses else drug
+
+    def dose(self, name: str) -> Dose | None:
+        """Return the dose of a drug at a dose, which the table need not hold, its drug must; None of any other name."""
+        held = {fold(one): dose for one, dose in self.doses.items()}
+        wanted = follow(name, self.aliases)
+        if fold(wanted) in held or not held:
+            return held.get(fold(wanted))
+        written = written_dose(wanted)
+        same = next(
+            (d for d in held.values() if written and fold(d.drug) == fold(follow(written.drug, self.aliases))), None
+        )
+        if written is None or same is None:
+            return None
+        if fold(same.unit) != fold(written.unit):
+            raise InputError(f"the dose of {name!r} must be in {same.unit}, as in the table", file=self.path)
+        return Dose(same.drug, written.amount, same.unit)
 
     def drug_name(self, name: str) -> str:
         """Return the name used here of the drug that a user calls `name`, whatever its case, through the aliases.
@@ -92,6 +122,8 @@ class Dataset:
         """
         known = {fold(drug): drug for drug in self.drugs}
         wanted = follow(name, self.aliases)
+        if fold(wanted) not in known and (dose := self.dose(wanted)):
+            wanted = dose.name
         if fold(wanted) not in known:
             raise InputError(
                 f"unknown drug {name!r}.{nearest(wanted, [*self.drugs, *self.aliases])} "
@@ -146,6 +178,9 @@ def read_dataset(
     layout: str = "long",
     sheet: str | None = None,
     day_columns: str | None = None,
+    doses: bool = False,
+    dose_columns: Mapping[str, str] | None = None,
+    dose_unit: str = "mg/kg",
 ) -> Dataset:
     """Read a table, one row per measurement or in another layout, and check it.
 
@@ -180,6 +215,12 @@ def read_dataset(
         Sheet of an xlsx file; left out, that of the layout, else the first.
     day_columns : str, optional
         How a wide table names its days, such as ``TV_{day}``.
+    doses : bool
+        Whether ``A 25 mg/kg`` is a dose of the drug A; else it is a drug of its own.
+    dose_columns : mapping, optional
+        Drug -> column of its dose, which is put behind the drug in the names of arms.
+    dose_unit : str
+        Unit of these columns.
 
     Raises
     ------
@@ -214,7 +255,16 @@ def read_dataset(
     weights: list[str] = []
     if "body_weight_g" in table:
         table["body_weight_g"], weights = _body_weights(source, table)
-    spelling, drugs_of, merged = read_arms(source, table, control, separator, aliases)
+    found: dict[str, Dose] = {}
+    if dose_columns:
+        fitted = table["exclude"] == ""
+        table["arm"] = with_doses(source, table, fitted, dose_columns, dose_unit, control, separator, aliases)
+    if doses or dose_columns:
+        found, aliases_of_arms = read_doses(source, table, control, separator, aliases)
+        spelling, drugs_of, merged = read_arms(source, table, control, separator, aliases_of_arms)
+        aliases = {**aliases, **aliases_of_arms}
+    else:
+        spelling, drugs_of, merged = read_arms(source, table, control, separator, aliases)
     table["arm"] = table["arm"].map(spelling)
     _check_mice(source, table[used])
     table["censored"] = (table["volume_mm3"] <= detection_limit_mm3).to_numpy()
@@ -229,13 +279,16 @@ def read_dataset(
         control=control,
         separator=separator,
         detection_limit_mm3=float(detection_limit_mm3),
+        doses=found if doses else {},
     )
     table, kept_out = _chosen(whole, tumour_types, arms, single_agents_only)
     table, left_out = _few_measurements(table)
     fitted = set(table.loc[table["exclude"] == "", "arm"])
     kept = {arm: drugs for arm, drugs in drugs_of.items() if arm in fitted}
     dataset = replace(whole, table=table, arms=kept, drugs=drugs_in(kept))
+    dataset = replace(dataset, doses={name: dose for name, dose in whole.doses.items() if name in dataset.drugs})
     _check_usable(dataset)
+    _check_doses(dataset)
     if first_dose_day is None:
         _check_start(dataset)
     return replace(
@@ -416,6 +469,14 @@ def _check_usable(dataset: Dataset) -> None:
         raise InputError(f"{limit}; are the volumes in mm3 (1 cm3 = 1,000 mm3)?", file=dataset.path, key="volume_mm3")
 
 
+def _check_doses(dataset: Dataset) -> None:
+    if without := undosed(dataset.arms, dataset.doses):
+        arm, drug = without
+        row = dataset.used.loc[dataset.used["arm"] == arm, "row"].iloc[0]
+        message = f"{arm!r} names no dose of {drug}, and other arms do; write it behind the drug as there"
+        raise InputError(message, file=dataset.path, line=int(row), key="arm")
+
+
 def _check_start(dataset: Dataset) -> None:
     """Days that are counted from something else than the first dose are no fault of a row, and halve an answer."""
     first = float(dataset.used.groupby("mouse_key")["day"].min().median())
@@ -431,6 +492,9 @@ def _check_start(dataset: Dataset) -> None:
 def _remarks(dataset: Dataset) -> list[str]:
     """Say what a reader of the results should know of the rows that are used; none of it is an error."""
     used, limit, notes = dataset.used, dataset.detection_limit_mm3, []
+    for drug in sorted({dose.drug for dose in dataset.doses.values()}):
+        own = sorted(dose for dose in dataset.doses.values() if dose.drug == drug)
+        notes.append(f"doses of {drug}: {', '.join(f'{dose.amount:g}' for dose in own)} {own[0].unit}")
     if num_censored := int(used["censored"].sum()):
         share, zeros = num_censored / len(used), int((used["volume_mm3"] == 0).sum())
         note = f"{num_censored:,} of {len(used):,} volumes ({share:.1%}) are left-censored at {limit:g} mm3"

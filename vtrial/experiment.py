@@ -121,6 +121,10 @@ def fit_key(
     fit = experiment.fit.model_dump(exclude={"gates", "block", "evidence", "drug_classes"})
     if experiment.fit.growth == "exponential":
         del fit["deceleration"]  # not read, so that it names no other fit
+    if experiment.fit.dose_response == "none":
+        del fit["dose_response"], fit["reference_doses"]
+    if not experiment.data.dose_columns:
+        del data["dose_columns"], data["dose_unit"]
     hashes = {"table": data_sha256, "evidence": list(evidence_sha256s), "priors": priors_sha256}
     return _digest({"format": format_number, "data": data, "fit": fit, "sha256": hashes})
 

@@ -17,14 +17,15 @@ from vtrial.conditional import mouse_draws
 from vtrial.config import FitConfig
 from vtrial.devices import Kind, devices_for, fit_kind
 from vtrial.diagnostics import check_gates, summarise
+from vtrial.dose_table import dose_table
 from vtrial.errors import InputError
 from vtrial.evidence import evidence_arrays
 from vtrial.fitted import curve_quantiles
 from vtrial.inference import fit
-from vtrial.inputs import Inputs
+from vtrial.inputs import Inputs, dose_response
 from vtrial.loo import left_out_density, loo_table
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import PRIORS, CurveShape
+from vtrial.model_format import DOSE_PRIORS, PRIORS, CurveShape
 from vtrial.panel import build_panel
 from vtrial.posterior import NUM_CELL_DRAWS, PDX_MODEL_LEVEL, POPULATION, spread_evenly, to_datatree
 from vtrial.progress import Progress
@@ -48,15 +49,17 @@ def fit_stage(
         folder.update_manifest({"fit": {}})
         with found.open_posterior() as tree:
             folder.write_posterior(tree.load(), keep_float64=POPULATION)
-        if found.exists("loo.csv"):
-            folder.write_bytes("loo.csv", found.file("loo.csv").read_bytes())
+        for name in ("loo.csv", "dose_response.csv"):
+            if found.exists(name):
+                folder.write_bytes(name, found.file(name).read_bytes())
         entry = {**found.manifest()["fit"], "reused_from": found.path.name}
         return _regated(inputs, folder, entry)
 
     experiment, config = inputs.experiment, inputs.experiment.fit
     begun = time.perf_counter()
     cells = list(zip(inputs.evidence["drug"], inputs.evidence["tumour_type"], strict=True))
-    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells)
+    doses = dose_response(experiment, inputs.dataset)
+    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells, doses)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
     sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "effect_site_scale")
@@ -64,7 +67,7 @@ def fit_stage(
     checkpoint = Checkpoint(folder, "fit", {"fit key": inputs.fit_key, "platform": chosen[0].platform})
     with jax.enable_x64(True), jax.default_device(chosen[0]):
         arrays = arrays_of(panel, evidence)
-        prior = inputs.priors.distributions(PRIORS)
+        prior = inputs.priors.distributions((*PRIORS, *DOSE_PRIORS[config.dose_response]))
         model = build_model(panel, prior)
         first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
         key, collective = jax.random.key(config.seed), ("ln_growth",)
@@ -99,6 +102,8 @@ def fit_stage(
     folder.write_posterior(tree, keep_float64=POPULATION)
     folder.write_csv("diagnostics.csv", summary)
     folder.write_csv("loo.csv", loo_table(panel, left_out))
+    if doses is not None:
+        folder.write_csv("dose_response.csv", dose_table(tree, inputs.dataset))
     entry = {
         "key": inputs.fit_key,
         "passed": all(gate["passed"] for gate in gates),

@@ -11,11 +11,13 @@ import pandas as pd
 
 from vtrial.config import Cohort, Experiment
 from vtrial.dataset import Dataset, read_dataset
+from vtrial.dose_response import DoseResponse
+from vtrial.doses import written_dose
 from vtrial.dosing import calendar, relative_dose_rate
 from vtrial.errors import InputError
 from vtrial.evidence import read_evidence
 from vtrial.experiment import fit_key, run_key
-from vtrial.model_format import FIT_FORMAT, PRIORS
+from vtrial.model_format import DOSE_PRIORS, FIT_FORMAT, PRIORS
 from vtrial.priors import Priors, load_priors
 from vtrial.store import default_run_dir, file_sha256
 from vtrial.table import fold, listed, nearest
@@ -42,6 +44,8 @@ DATA_SETTINGS = (
     "arms",
     "single_agents_only",
     "if_missing",
+    "dose_columns",
+    "dose_unit",
 )
 
 
@@ -68,7 +72,7 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
         The first fault, with its file.
     """
     known = {} if known is None else known
-    data = experiment.data.model_dump(include=set(DATA_SETTINGS))
+    data = experiment.data.model_dump(include=set(DATA_SETTINGS)) | {"doses": experiment.fit.dose_response != "none"}
     of_priors, of_table = f"priors {experiment.prior_paths()}", f"table {experiment.data_path()} {data}"
     if of_priors not in known:
         known[of_priors] = load_priors(experiment.prior_paths())
@@ -80,9 +84,13 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
     evidence = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["drug", "tumour_type"])
     drug_class: dict[str, str] = {}
     known_classes = priors.drug_classes()
-    for drug in sorted({*dataset.drugs, *evidence["drug"]}):
+    dose_response(experiment, dataset)
+    for drug in sorted({*dataset.substances, *evidence["drug"]}):
         key = f"fit.drug_classes.{drug}"
         given = experiment.fit.drug_classes.get(drug)
+        if given is None and drug not in known_classes and (dose := written_dose(drug)):
+            # a dose is a drug of its own here, of the class of the drug unless another is said
+            given = experiment.fit.drug_classes.get(dose.drug, known_classes.get(dose.drug))
         if given is None:
             names = [name for name, of in experiment.data.aliases.items() if fold(of) == fold(drug)]
             known_as = next((name for name in names if fold(name) in map(fold, known_classes)), drug)
@@ -97,11 +105,41 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
             raise InputError(message, file=experiment.file, key=key)
     for i, cohort in enumerate(experiment.trial.cohorts):
         _check_cohort(experiment, i, cohort, priors)
-    used = hashlib.sha256(json.dumps([priors.content(PRIORS), drug_class], sort_keys=True).encode()).hexdigest()
+    names = (*PRIORS, *DOSE_PRIORS[experiment.fit.dose_response])
+    used = hashlib.sha256(json.dumps([priors.content(names), drug_class], sort_keys=True).encode()).hexdigest()
     key = fit_key(experiment, dataset.sha256, [file_sha256(p) for p in experiment.evidence_paths()], used, FIT_FORMAT)
     return Inputs(
         experiment, priors, dataset, evidence, drug_class, key, run_key(experiment, key, priors.sha256, RUN_FORMAT)
     )
+
+
+def dose_response(experiment: Experiment, dataset: Dataset) -> DoseResponse | None:
+    """The law of effect against dose, and the reference doses of the drugs that have others too; None without a law.
+
+    Raises
+    ------
+    InputError
+        A reference dose of a drug without doses, or a table that has no drug at two doses.
+    """
+    config = experiment.fit
+    if config.dose_response == "none":
+        return None
+    amounts: dict[str, list[float]] = {}
+    for dose in dataset.doses.values():
+        amounts.setdefault(dose.drug, []).append(dose.amount)
+    for drug in config.reference_doses:
+        if drug not in amounts:
+            message = (
+                f"no dose of {drug!r} is in the table.{nearest(drug, list(amounts))} Doses: {listed(dataset.doses)}"
+            )
+            raise InputError(message, file=experiment.file, key=f"fit.reference_doses.{drug}")
+    reference = {drug: config.reference_doses.get(drug, max(own)) for drug, own in amounts.items()}
+    several = {drug: at for drug, at in reference.items() if any(amount != at for amount in amounts[drug])}
+    if not several:
+        found = f"only {listed(dataset.doses)}" if dataset.doses else "none, such as 'A 25 mg/kg' in the column of arms"
+        message = f"needs a drug at two doses; the table has {found}. A column of doses goes into data.dose_columns"
+        raise InputError(message, file=experiment.file, key="fit.dose_response")
+    return DoseResponse(config.dose_response, several)
 
 
 def _named(experiment: Experiment, key: str, look_up: Callable[[str], Any], name: str, more: str = "") -> Any:
@@ -151,7 +189,7 @@ def check(experiment: Experiment) -> str:
         f"table     {dataset.path}",
         f"          {len(used):,} measurements of {used['mouse_key'].nunique():,} mice, "
         f"{used['pdx_model'].nunique()} PDX models, {used['tumour_type'].nunique()} tumour types, "
-        f"{len(dataset.drugs)} drugs, {len(dataset.arms)} arms"
+        f"{len(dataset.substances)} drugs, {len(dataset.arms)} arms"
         + (" (SYNTHETIC: no real measurement)" if experiment.data.synthetic else ""),
         *(f"          {note}" for note in dataset.notes),
     ]
@@ -199,7 +237,7 @@ def _without_mice(inputs: Inputs) -> list[str]:
     """Drugs of the trial without mice or evidence under any of their names, with their classes."""
     priors, aliases = inputs.priors, inputs.experiment.data.aliases
     given = {drug for cohort in inputs.experiment.trial.cohorts for arm in cohort.arms for drug in arm.drugs}
-    seen, found = {fold(drug) for drug in (*inputs.dataset.drugs, *inputs.evidence["drug"])}, []
+    seen, found = {fold(drug) for drug in (*inputs.dataset.substances, *inputs.evidence["drug"])}, []
     for drug in sorted(given):
         info = priors.drug(drug)
         if not seen & {fold(name) for name in (drug, aliases.get(drug, drug), info.name, *info.code_names)}:
@@ -214,7 +252,7 @@ def _drugs_of_no_arm(inputs: Inputs) -> list[str]:
     for drug in {drug for cohort in trial.cohorts for arm in cohort.arms for drug in arm.drugs}:
         info = inputs.priors.drug(drug)
         names |= {fold(name) for name in (drug, aliases.get(drug, drug), info.name, *info.code_names)}
-    return [drug for drug in inputs.dataset.drugs if fold(drug) not in names]
+    return [drug for drug in inputs.dataset.substances if fold(drug) not in names]
 
 
 def _without_mice_of_type(inputs: Inputs) -> list[str]:

@@ -26,11 +26,12 @@ import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jax.scipy.stats import norm
 
+from vtrial.dose_response import strength
 from vtrial.evidence import Evidence
 from vtrial.growth_laws import reference_bend
 from vtrial.marginal import GroupedNormal, LinearGaussianMarginal, Whitened
-from vtrial.panel import Censored, Combinations, Curves, Panel, Sites
-from vtrial.treatment import combine
+from vtrial.panel import Censored, Combinations, Curves, Dosed, Panel, Sites
+from vtrial.treatment import combine, joint_effect
 
 # numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
 sample: Any = numpyro.sample
@@ -48,6 +49,7 @@ class ModelArrays(NamedTuple):
     drug_class: jax.Array
     drug_type_drug: jax.Array
     evidence: Evidence | None
+    dosed: Dosed | None = None
 
 
 def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
@@ -61,6 +63,7 @@ def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
         panel.drug_class,
         panel.drug_type_drug,
         evidence,
+        panel.dosed,
     )
     return ModelArrays(*jax.tree.map(jnp.asarray, parts))
 
@@ -95,6 +98,22 @@ def _population(labels, prior: Mapping[str, dist.Distribution], arrays: ModelArr
         spread_z = sample("omega_effect_z", dist.Normal(0.0, 1.0))
     effect = deterministic("effect", effect_drug[arrays.drug_type_drug] + omega_type * effect_z)
     return ln_growth_type, omega_growth, effect, deterministic("omega_effect", jnp.exp(mu_spread + spread * spread_z))
+
+
+def _dose_strength(labels, prior, law: str, dosed: Dosed):
+    """Sample the dose-responses; returns the strength of the doses of single mice [num_single] and of cells [C, D]."""
+    with numpyro.plate("dosed_drug", len(labels.dosed_drug)):
+        if law == "emax":
+            ln_ed50 = sample("ln_ed50", prior["dose_response.ln_ed50"])
+            parameters = (ln_ed50, deterministic("hill", jnp.exp(sample("ln_hill", prior["dose_response.ln_hill"]))))
+        else:
+            ln_slope = sample("ln_dose_slope", prior["dose_response.ln_slope"])
+            parameters = (deterministic("dose_slope", jnp.exp(ln_slope)),)
+
+    def at(drug, ln_dose):
+        return strength(law, ln_dose, *(parameter[drug] for parameter in parameters), xp=jnp)
+
+    return at(dosed.drug, dosed.ln_dose), at(dosed.cell_drug, dosed.cell_ln_dose)
 
 
 def _mouse_level(prior, mean_ln_growth):
@@ -215,6 +234,10 @@ def build_model(
         with numpyro.plate("mouse", num_mice):
             sigma = jnp.exp(sample("ln_sigma", dist.Normal(mu_ln_sigma, omega_ln_sigma)))
         growth = jnp.exp(ln_growth)[curves.pdx_model]
+        # strength of the doses; None, and nothing is multiplied, where every drug has one dose
+        dose = cell_dose = None
+        if arrays.dosed is not None:
+            dose, cell_dose = _dose_strength(labels, prior, panel.dose_law, arrays.dosed)
 
         # single agents and controls: an effect is integrated out with the mouse unless several mice or a censored one
         # share it
@@ -233,6 +256,8 @@ def build_model(
             has_lone_mouse = jnp.zeros(0, bool)
         treated = curves.treated[single]
         spread = jnp.where(treated & ~explicit, omega_effect[curves.drug_type[single]], 0.0)
+        if dose is not None:
+            mean, spread = mean * dose, spread * dose
         effect_single, spread_single = jnp.where(treated, mean, 0.0), spread
         parts = [_curves(shared, arrays, sigma, growth, effect_single, spread_single, single, bend)]
 
@@ -241,12 +266,14 @@ def build_model(
             # the effect behind a combination is drawn given its lone mouse, so that its z stays standard normal
             lone = jnp.maximum(sites.mouse, 0)
             loading = effect_loading(shared, growth[lone], site_scale)
+            if dose is not None:  # the site's effect is that at the reference dose, the mouse has another
+                loading = loading * dose[lone][:, None, None]
             shift, reduction = parts[0].whitened.take(lone).condition(loading)
             site_mean = site_mean + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
             site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction[:, 0, 0], 0.0))
             site_effect = deterministic("effect_site", site_mean + site_scale * site_z)
             deterministic("effect_site_scale", site_scale)
-            joint, spread = _combination_effects(labels, prior, arrays, site_effect, num_shared)
+            joint, spread = _combination_effects(labels, prior, arrays, site_effect, num_shared, cell_dose)
             rest = slice(num_single, None)
             cell = curves.combination_cell[rest]
             parts.append(_curves(shared, arrays, sigma, growth, joint[cell], spread[cell], rest, bend))
@@ -264,7 +291,8 @@ def build_model(
             if num_cells:
                 # combinations have had their say on the effect behind them: its lone mouse is drawn given that effect
                 given = (site >= 0) & has_lone_mouse[site]
-                effect_given = jnp.where(given, site_effect[site], effect_single)
+                own = site_effect[site] if dose is None else site_effect[site] * dose
+                effect_given = jnp.where(given, own, effect_single)
                 spread_given = jnp.where(given, 0.0, spread_single)
                 within[0] = _curves(shared, arrays, sigma, growth, effect_given, spread_given, single, bend)
             known = [part.whitened.condition(part.covariance) for part in within]
@@ -288,8 +316,12 @@ def build_model(
     return model
 
 
-def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_shared: int):
-    """Mean effect and spread of every combination cell, [C] each."""
+def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_shared: int, dose):
+    """Mean effect and spread of every combination cell, [C] each; `dose` is the strength [C, D] of the doses, or None.
+
+    Doses act as exposure does in patients: gamma goes with both strengths, the deviation of a cell with their
+    geometric mean (:func:`vtrial.treatment.joint_effect`).
+    """
     combinations = arrays.combinations
     mu_phi = sample("mu_phi", prior["class_pairs.default.phi"])
     omega_phi = sample("omega_phi", prior["class_pairs.default.phi_spread"])
@@ -299,12 +331,15 @@ def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_sh
     with numpyro.plate("class_pair", len(labels.class_pair)):
         phi = deterministic("phi", mu_phi + omega_phi * sample("phi_z", dist.Normal(0.0, 1.0)))
         gamma = deterministic("gamma", mu_gamma + omega_gamma * sample("gamma_z", dist.Normal(0.0, 1.0)))
-    joint = combine(
-        site_effect[combinations.site],
-        phi[combinations.pair],
-        gamma[combinations.pair],
-        jnp.asarray(combinations.present),
-    )
+    effect, present = site_effect[combinations.site], jnp.asarray(combinations.present)
+    factors = phi[combinations.pair], gamma[combinations.pair]
+    if dose is None:
+        joint = combine(effect, *factors, present)
+    else:
+        one, none = jnp.ones_like(effect), jnp.zeros(effect.shape[0])
+        joint = jax.vmap(joint_effect)(effect, one, dose, one, *factors, none, present)
+        num_given = jnp.sum(present, axis=-1)
+        omega = omega * jnp.exp(jnp.sum(jnp.where(present, jnp.log(dose), 0.0), axis=-1) / num_given)
     # where several mice share a cell its deviation is common to them; elsewhere it is integrated out with the mouse
     if not num_shared:
         return joint, jnp.broadcast_to(omega, joint.shape)

@@ -51,3 +51,9 @@ PRIORS = (
     "class_pairs.default.gamma_spread",
     "class_pairs.default.between_models",
 )
+#: the same of a law of effect against dose
+DOSE_PRIORS = {
+    "none": (),
+    "emax": ("dose_response.ln_ed50", "dose_response.ln_hill"),
+    "log_linear": ("dose_response.ln_slope",),
+}

@@ -18,6 +18,7 @@ import xarray as xr
 
 from vtrial.arms import arm_fault, parts_of
 from vtrial.dataset import Dataset
+from vtrial.doses import Dose
 from vtrial.errors import InputError
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws, shape_of
@@ -27,7 +28,7 @@ from vtrial.response import CR, MRECIST_PDXE, PR, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
 from vtrial.table import cells_of, content_of, fold
 from vtrial.translation import PriorSampler, drug_effect, pair_rule, type_growth
-from vtrial.treatment import combine
+from vtrial.treatment import combine, joint_effect
 
 COLUMNS = ("tumour_type", "pdx_model", "arm")
 #: new mice per posterior draw and pair: the probability of a pair averages over them
@@ -154,6 +155,13 @@ class _KnownModels:
         for name, model, arm in zip(mice["mouse_key"], mice["pdx_model"], mice["arm"], strict=True):
             if dataset.arms[arm] and name in mouse:
                 self._effect.setdefault((model, dataset.arms[arm]), effect[:, mouse[name]].astype(float))
+        # what a PDX model's mice say of a drug at its reference dose, by those at the largest dose
+        self._at_reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+        for (model, drugs), values in self._effect.items():
+            if len(drugs) == 1 and (dose := dataset.doses.get(drugs[0])):
+                kept, strength = self._at_reference.get((model, dose.drug)), draws.dose_strength(dose)
+                if strength is not None and (kept is None or dose.amount > kept[0]):
+                    self._at_reference[model, dose.drug] = dose.amount, values / strength
         self._dataset = dataset
         self._law: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -163,10 +171,16 @@ class _KnownModels:
         if fault := arm_fault(parts):
             raise InputError(f"arm {arm!r} {fault}")
         held = {fold(drug): drug for drug in self._dataset.drugs}
+        reference = self._draws.dose_response.reference if self._draws.dose_response else {}
 
         def spelled(part: str) -> str:
             if fold(part) in held:
                 return held[fold(part)]
+            dose = self._dataset.dose(part) or self._at_reference_dose(part)
+            if dose is not None:
+                if dose.name not in self._dataset.doses and dose.drug not in reference:
+                    raise InputError(f"arm {arm!r}: the fit has one dose of {dose.drug} and says nothing of another")
+                return dose.name
             info = self._priors.drug(part)  # raises with the nearest name
             return next((held[fold(name)] for name in (info.name, *info.code_names) if fold(name) in held), part)
 
@@ -174,6 +188,18 @@ class _KnownModels:
         if len(set(names)) < len(names):
             raise InputError(f"arm {arm!r} names a drug twice")
         return names
+
+    def _at_reference_dose(self, name: str) -> Dose | None:
+        """The reference dose of a drug that is named without a dose."""
+        known = self._draws.dose_response
+        units = {fold(dose.drug): dose for dose in self._dataset.doses.values()}
+        own = units.get(fold(name))
+        return None if known is None or own is None else own._replace(amount=known.reference.get(own.drug, own.amount))
+
+    def _dose(self, drug: str) -> tuple[str, np.ndarray | None]:
+        """The drug whatever its dose, and the strength of the dose [D]."""
+        dose = self._dataset.dose(drug)
+        return (drug, None) if dose is None else (dose.drug, self._draws.dose_strength(dose))
 
     def has(self, model: str, drugs: tuple[str, ...]) -> bool:
         """Whether the fit has seen this PDX model under this arm."""
@@ -186,6 +212,9 @@ class _KnownModels:
         return np.exp(mean + spread * self._sampler.normal(f"growth of model {model}"))
 
     def effect(self, tumour_type: str, model: str, drug: str) -> np.ndarray:
+        """Effect of a drug at the reference dose."""
+        if (model, drug) in self._at_reference:
+            return self._at_reference[model, drug][1]
         if (model, (drug,)) in self._effect:
             return self._effect[model, (drug,)]
         if (tumour_type, drug) not in self._law:
@@ -198,16 +227,26 @@ class _KnownModels:
         """Effect of an arm, [D]: as fitted where the model had it, else by the combination rule; 0 without drugs."""
         if (model, drugs) in self._effect and not (self._by_rule and len(drugs) > 1):
             return self._effect[model, drugs]
-        single = [self.effect(tumour_type, model, drug) for drug in drugs]
+        known = [self._dose(drug) for drug in drugs]
+        substances, doses = tuple(drug for drug, _ in known), [strength for _, strength in known]
+        single = [self.effect(tumour_type, model, drug) for drug in substances]
         if len(single) < 2:
-            return single[0] if single else np.zeros(self._draws.size)
-        phi, gamma, omega = pair_rule(drugs, self._draws, self._sampler, self._priors)
+            if not single:
+                return np.zeros(self._draws.size)
+            return single[0] if doses[0] is None else single[0] * doses[0]
+        phi, gamma, omega = pair_rule(substances, self._draws, self._sampler, self._priors)
         present = jnp.ones((self._draws.size, len(drugs)), bool)
-        joint = np.asarray(_combine(np.stack(single, axis=1), phi, gamma, present), float)
-        return joint + omega * self._sampler.normal(f"{drugs} together in model {model}")
+        deviation = omega * self._sampler.normal(f"{substances} together in model {model}")
+        effect = np.stack(single, axis=1)
+        if all(dose is None for dose in doses):
+            return np.asarray(_combine(effect, phi, gamma, present), float) + deviation
+        one = np.ones_like(effect)
+        scale = np.stack([one[:, 0] if dose is None else dose for dose in doses], axis=1)
+        return np.asarray(_at_doses(effect, one, scale, one, phi, gamma, deviation, present), float)
 
 
 _combine = jax.jit(combine)
+_at_doses = jax.jit(jax.vmap(joint_effect))
 
 
 @partial(jax.jit, static_argnames=("shape",))

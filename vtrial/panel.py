@@ -6,6 +6,7 @@ it; it is an explicit parameter (an *effect site*) where several mice share it o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import pandas as pd
 from scipy.linalg import solve_triangular
 
 from vtrial.dataset import Dataset
+from vtrial.dose_response import DoseResponse
 from vtrial.errors import InputError
 from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.model_format import CurveShape
@@ -37,6 +39,7 @@ class Labels(NamedTuple):
     pdx_model_drug: tuple[str, ...]  # "PDX model | drug", of the effect sites
     combination_cell: tuple[str, ...]  # "PDX model | arm"
     mouse: tuple[str, ...]
+    dosed_drug: tuple[str, ...] = ()  # drugs at several doses, under a law of effect against dose
 
 
 class Curves(NamedTuple):
@@ -92,6 +95,19 @@ class Censored(NamedTuple):
     log_limit: float
 
 
+class Dosed(NamedTuple):
+    """Doses of mice and cells: which of the drugs at several doses, and ln(dose / its reference dose).
+
+    Elsewhere the index is 0 and the logarithm too: the strength is 1, whatever the law.
+    """
+
+    drug: np.ndarray  # [num_single] index into `Labels.dosed_drug`
+    ln_dose: np.ndarray  # [num_single]
+    cell_drug: np.ndarray  # [C, D] of every drug of a combination cell
+    cell_ln_dose: np.ndarray  # [C, D]
+    reference: np.ndarray  # [dosed_drug] reference doses, in the units of the table
+
+
 class Panel(NamedTuple):
     """All that the model reads of a table."""
 
@@ -107,6 +123,8 @@ class Panel(NamedTuple):
     pair_classes: tuple[tuple[str, ...], ...]
     shape: CurveShape
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
+    dosed: Dosed | None = None  # None where every drug has one dose
+    dose_law: str = "none"
 
 
 def residual_covariance(day: np.ndarray, shape: CurveShape) -> np.ndarray:
@@ -174,6 +192,7 @@ def build_panel(
     drug_class: Mapping[str, str],
     shape: CurveShape,
     evidence_cells: Iterable[tuple[str, str]] = (),
+    dose_response: DoseResponse | None = None,
 ) -> Panel:
     """Summarise a checked table for the fit.
 
@@ -187,6 +206,8 @@ def build_panel(
         Constants of a curve: basis and correlation of residuals.
     evidence_cells
         Pairs of a drug and a tumour type that published summaries speak of; they may be absent from the table.
+    dose_response
+        Law and reference doses of the drugs that the table has at several doses; None where there is none.
 
     Raises
     ------
@@ -194,7 +215,7 @@ def build_panel(
         If a drug has no class.
     """
     extra = sorted(set(evidence_cells))
-    missing = sorted({*dataset.drugs, *(drug for drug, _ in extra)} - set(drug_class))
+    missing = sorted({*dataset.substances, *(drug for drug, _ in extra)} - set(drug_class))
     if missing:
         raise InputError(
             f"no mechanism class for drug {missing[0]!r}; add it under fit.drug_classes or to a priors file",
@@ -222,11 +243,14 @@ def build_panel(
     mice["type"] = model_type[mice["model"].to_numpy()]
     mice["num_drugs"] = [len(d) for d in mice["drugs"]]
 
-    used = sorted({d for drugs in mice["drugs"] for d in drugs} | {drug for drug, _ in extra})
+    # a drug is one whatever its dose: what follows of effects is of the drug, the dose scales it
+    mice["substances"] = [tuple(map(dataset.substance, drugs)) for drugs in mice["drugs"]]
+    used = sorted({d for drugs in mice["substances"] for d in drugs} | {drug for drug, _ in extra})
     drug_index = {name: i for i, name in enumerate(used)}
     classes = tuple(sorted({drug_class[d] for d in used}))
     pairs_of_type = sorted(
-        {(d, tumour_type[t]) for drugs, t in zip(mice["drugs"], mice["type"], strict=True) for d in drugs} | set(extra)
+        {(d, tumour_type[t]) for drugs, t in zip(mice["substances"], mice["type"], strict=True) for d in drugs}
+        | set(extra)
     )
     drug_type_index = {pair: i for i, pair in enumerate(pairs_of_type)}
 
@@ -234,13 +258,10 @@ def build_panel(
     cell_count = combined.groupby(["model", "arm"], sort=False).size()
     cells = list(cell_count.index)
     cell_index = {cell: i for i, cell in enumerate(cells)}
-    single_count = mice[mice["num_drugs"] == 1].groupby(["model", "arm"], sort=False).size()
-    wanted = {(model, drug) for model, arm in cells for drug in dataset.arms[arm]}
-    replicated = {
-        (model, dataset.arms[arm][0])
-        for (model, arm), n in zip(single_count.index.to_list(), single_count, strict=True)
-        if n > 1
-    }
+    single = mice[mice["num_drugs"] == 1]
+    single_count = Counter(zip(single["model"], (drugs[0] for drugs in single["substances"]), strict=True))
+    wanted = {(model, dataset.substance(drug)) for model, arm in cells for drug in dataset.arms[arm]}
+    replicated = {site for site, n in single_count.items() if n > 1}
     site_list = sorted(wanted | replicated)
     site_index = {site: i for i, site in enumerate(site_list)}
 
@@ -273,7 +294,7 @@ def build_panel(
     drug_type = np.zeros(num_mice, dtype=np.int32)
     site_mice: dict[int, list[int]] = {}
     for i, (model, arm, drugs, kind) in enumerate(
-        zip(mice["model"], mice["arm"], mice["drugs"], mice["type"], strict=True)
+        zip(mice["model"], mice["arm"], mice["substances"], mice["type"], strict=True)
     ):
         if len(drugs) == 1:
             drug_type[i] = drug_type_index[(drugs[0], tumour_type[kind])]
@@ -293,8 +314,8 @@ def build_panel(
         {
             tuple(sorted((drug_class[a], drug_class[b])))
             for _, arm in cells
-            for a in dataset.arms[arm]
-            for b in dataset.arms[arm]
+            for a in map(dataset.substance, dataset.arms[arm])
+            for b in map(dataset.substance, dataset.arms[arm])
             if a < b
         }
     )
@@ -306,7 +327,7 @@ def build_panel(
     arm_types = sorted({(arm, int(model_type[model])) for model, arm in cells})
     arm_type_index = {pair: i for i, pair in enumerate(arm_types)}
     for c, (model, arm) in enumerate(cells):
-        drugs = dataset.arms[arm]
+        drugs = [dataset.substance(drug) for drug in dataset.arms[arm]]
         for j, a in enumerate(drugs):
             cell_site[c, j], present[c, j] = site_index[(model, a)], True
             for k, b in enumerate(drugs):
@@ -318,6 +339,8 @@ def build_panel(
     )
     rough = pd.Series(np.maximum(slopes, 0.005)).groupby(mice["model"].to_numpy()).quantile(0.8)
     site_array = np.array(site_list, dtype=object).reshape(-1, 2)
+    num_single = int((mice["num_drugs"] < 2).sum())
+    dosed_drug = tuple(sorted(dose_response.reference)) if dose_response else ()
     return Panel(
         labels=Labels(
             tumour_type,
@@ -330,6 +353,7 @@ def build_panel(
             tuple(f"{pdx_model[m]} | {d}" for m, d in site_list),
             tuple(f"{pdx_model[m]} | {arm}" for m, arm in cells),
             tuple(str(k) for k in mice.index),
+            dosed_drug,
         ),
         curves=Curves(
             statistics,
@@ -343,7 +367,7 @@ def build_panel(
             cell,
             censored_mouse,
         ),
-        num_single=int((mice["num_drugs"] < 2).sum()),
+        num_single=num_single,
         sites=Sites(
             site_array[:, 0].astype(np.int32),
             np.array([drug_type_index[(d, tumour_type[model_type[m]])] for m, d in site_list], dtype=np.int32),
@@ -364,4 +388,39 @@ def build_panel(
         pair_classes=tuple(pair_names),
         shape=shape,
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
+        dosed=_dosed(dataset, dose_response, mice["drugs"].to_list()[:num_single], [arm for _, arm in cells], width)
+        if dose_response
+        else None,
+        dose_law=dose_response.law if dose_response else "none",
+    )
+
+
+def _dosed(
+    dataset: Dataset,
+    dose_response: DoseResponse,
+    single: list[tuple[str, ...]],
+    cells: list[str],
+    width: int,
+) -> Dosed:
+    """Doses of the mice under one drug or none, and of the drugs of every combination cell."""
+    reference = dose_response.reference
+    place = {drug: i for i, drug in enumerate(sorted(reference))}
+
+    def at(drug: str) -> tuple[int, float]:
+        dose = dataset.doses.get(drug)
+        if dose is None or dose.drug not in reference:
+            return 0, 0.0
+        return place[dose.drug], float(np.log(dose.amount / reference[dose.drug]))
+
+    mice = [at(drugs[0]) if drugs else (0, 0.0) for drugs in single]
+    cell = np.zeros((len(cells), width, 2))
+    for c, arm in enumerate(cells):
+        for j, drug in enumerate(dataset.arms[arm]):
+            cell[c, j] = at(drug)
+    return Dosed(
+        np.array([i for i, _ in mice], np.int32),
+        np.array([ln for _, ln in mice]),
+        cell[..., 0].astype(np.int32),
+        cell[..., 1],
+        np.array([reference[drug] for drug in sorted(reference)]),
     )

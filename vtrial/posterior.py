@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from vtrial.dose_response import LAWS, DoseResponse, strength
+from vtrial.doses import Dose
 from vtrial.model_format import CurveShape
 from vtrial.panel import Panel
 
@@ -23,6 +25,9 @@ DIMS: dict[str, tuple[str, ...]] = {
     "phi": ("class_pair",),
     "gamma": ("class_pair",),
     "effect_site": ("pdx_model_drug",),
+    "ln_ed50": ("dosed_drug",),
+    "hill": ("dosed_drug",),
+    "dose_slope": ("dosed_drug",),
     "log_likelihood": ("mouse",),
     "left_out_density": ("pdx_model",),
 }
@@ -58,6 +63,9 @@ POPULATION = (
     "omega_combination",
     "phi",
     "gamma",
+    "ln_ed50",
+    "hill",
+    "dose_slope",
 )
 PDX_MODEL_LEVEL = ("ln_growth", "effect_site")
 #: draws of cells and mice that are kept, spread evenly over all
@@ -132,6 +140,11 @@ def to_datatree(
         },
         coords={name: labels[name] for name in ("tumour_type", "pdx_model", "drug", "drug_class", "drug_type")},
     )
+    if panel.dosed is not None:
+        constant["reference_dose"] = xr.DataArray(
+            panel.dosed.reference, dims=("dosed_drug",), coords={"dosed_drug": labels["dosed_drug"]}
+        )
+        attributes = {**attributes, "dose_response": panel.dose_law}
     dims = {"index": ("cell_draw",), "effect": ("cell_draw", "mouse"), "ln_sigma": ("cell_draw", "mouse")}
     dims["coefficient"] = ("cell_draw", "mouse", "term")
     integrated = xr.Dataset(
@@ -172,6 +185,17 @@ def shape_of(tree: xr.DataTree) -> CurveShape:
     return CurveShape(*(type(value)(tree.attrs.get(name, value)) for name, value in default._asdict().items()))
 
 
+def dose_response_of(tree: xr.DataTree) -> DoseResponse | None:
+    """The law of effect against dose that a posterior was fitted with, and its reference doses; None without one."""
+    if "dose_response" not in tree.attrs:
+        return None
+    reference = tree["constant_data"]["reference_dose"]
+    drugs = [str(name) for name in reference["dosed_drug"].to_numpy()]
+    return DoseResponse(
+        str(tree.attrs["dose_response"]), dict(zip(drugs, map(float, reference.to_numpy()), strict=True))
+    )
+
+
 def spread_evenly(size: int, total: int) -> np.ndarray:
     """Indices of `size` of `total` draws, evenly; where more are wanted than there are, draws repeat."""
     return np.linspace(0, total - 1, size).round().astype(int) if size < total else np.arange(size) % total
@@ -186,6 +210,8 @@ class Draws:
         Number of draws.
     index : ndarray [size]
         Which draws of the posterior they are, counted over chains laid end to end.
+    dose_response : DoseResponse or None
+        Law of effect against dose of the fit, and its reference doses.
     """
 
     def __init__(self, tree: xr.DataTree, size: int | None = None, index: np.ndarray | None = None):
@@ -193,6 +219,7 @@ class Draws:
         total = self._posterior.sizes["chain"] * self._posterior.sizes["draw"]
         self.index = spread_evenly(size or total, total) if index is None else index
         self.size = len(self.index)
+        self.dose_response = dose_response_of(tree)
 
     def __contains__(self, name: str) -> bool:
         return name in self._posterior
@@ -205,3 +232,14 @@ class Draws:
         """Values [size, ...] of a site."""
         values = self._posterior[name].to_numpy()
         return values.reshape(-1, *values.shape[2:])[self.index]
+
+    def dose_strength(self, dose: Dose | None) -> np.ndarray | None:
+        """Effect at a dose over that at the reference dose, [size]; None, which is 1, where the fit has one dose."""
+        if dose is None or self.dose_response is None:
+            return None
+        law, reference = self.dose_response
+        if dose.drug not in reference:
+            return None
+        place = self.labels("dosed_drug").index(dose.drug)
+        parameters = (self.get(name)[:, place] for name in LAWS[law])
+        return strength(law, np.log(dose.amount / reference[dose.drug]), *parameters)

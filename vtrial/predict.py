@@ -18,7 +18,7 @@ from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
-from vtrial.treatment import combine
+from vtrial.treatment import combine, joint_effect
 
 #: measurements simulated at most: 252 days at four days each; 28 of the 4,048 mice of PDXE were followed longer
 NUM_MEASUREMENTS = 64
@@ -53,17 +53,21 @@ class MouseLaw(NamedTuple):
     phi: Float[Array, " Q"]
     gamma: Float[Array, " Q"]
     omega_combination: Float[Array, ""]
+    strength: Float[Array, "C R"] | None = None  # of the doses of the drugs of each cell; None where all are 1
 
 
 def mouse_law(draws: Draws) -> MouseLaw:
-    """The law of new mice from a posterior, float32; the combination rule is zero where the fit had no combination."""
+    """The law of new mice from a posterior, float32; the combination rule is zero where the fit had no combination.
+
+    Drugs act as at their reference doses.
+    """
 
     def pick(name: str) -> jax.Array:
         if name in draws:
             return jnp.asarray(draws.get(name), jnp.float32)
         return jnp.zeros((draws.size, 1) if name in ("phi", "gamma") else (draws.size,), jnp.float32)
 
-    return MouseLaw(*(pick(name) for name in MouseLaw._fields))
+    return MouseLaw(*(pick(name) for name in MouseLaw._fields if name != "strength"))
 
 
 def residual_root(day: Float[Array, " T"], shape: CurveShape) -> Float[Array, "T T"]:
@@ -101,8 +105,12 @@ def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]
     z = jax.random.normal(key_effect, index.shape, jnp.float32)
     single = law.effect[index] + law.omega_effect[index] * z
     spread = jnp.where(jnp.sum(present, axis=-1) > 1, law.omega_combination, 0.0)
-    joint = combine(single, law.phi[pair], law.gamma[pair], present)
-    return growth, joint + spread * jax.random.normal(key_cell, member.shape, jnp.float32)
+    deviation = spread * jax.random.normal(key_cell, member.shape, jnp.float32)
+    if law.strength is not None:
+        one = jnp.ones_like(single)
+        rule = jax.vmap(joint_effect)
+        return growth, rule(single, one, law.strength[member], one, law.phi[pair], law.gamma[pair], deviation, present)
+    return growth, combine(single, law.phi[pair], law.gamma[pair], present) + deviation
 
 
 @partial(jax.jit, static_argnames=("shape", "rule"))
@@ -163,7 +171,7 @@ def cells_of_arms(arms: pd.DataFrame, dataset: Dataset, draws: Draws, drug_class
     present = np.zeros((len(arms), width), bool)
     pair = np.zeros((len(arms), width, width), np.int32)
     for c, (tumour_type, arm) in enumerate(zip(arms["tumour_type"], arms["arm"], strict=True)):
-        drugs = dataset.arms[arm]
+        drugs = [dataset.substance(drug) for drug in dataset.arms[arm]]
         for i, drug in enumerate(drugs):
             index[c, i], present[c, i] = drug_types.index(f"{drug} | {tumour_type}"), True
             for j, other in enumerate(drugs):
@@ -172,6 +180,18 @@ def cells_of_arms(arms: pd.DataFrame, dataset: Dataset, draws: Draws, drug_class
     kind = np.array([types.index(t) for t in arms["tumour_type"]], np.int32)
     parts = (kind, index, present, pair, arms["num_models"].to_numpy(np.int32))
     return Cells(*(jnp.asarray(part) for part in parts))
+
+
+def strengths(arms: pd.DataFrame, dataset: Dataset, draws: Draws, width: int) -> np.ndarray | None:
+    """Strength of the doses of every drug of the arms, [D, C, R]; None where every drug has one dose."""
+    if draws.dose_response is None:
+        return None
+    found = np.ones((draws.size, len(arms), width))
+    for c, arm in enumerate(arms["arm"]):
+        for i, drug in enumerate(dataset.arms[arm]):
+            own = draws.dose_strength(dataset.doses.get(drug))
+            found[:, c, i] = 1.0 if own is None else own
+    return found
 
 
 def observed_response(dataset: Dataset, rule: MouseRule = MRECIST_PDXE) -> pd.DataFrame:
@@ -215,7 +235,10 @@ def predict_arms(
     cells = cells_of_arms(arms, dataset, draws, drug_class)
     number = arms["num_models"].to_numpy()
     member = jnp.asarray(np.repeat(np.arange(len(arms)), number))
-    counts = response_counts(key, mouse_law(draws), cells, member, stopping, shape=shape)
+    law, scale = mouse_law(draws), strengths(arms, dataset, draws, cells.present.shape[1])
+    if scale is not None:
+        law = law._replace(strength=jnp.asarray(scale, jnp.float32))
+    counts = response_counts(key, law, cells, member, stopping, shape=shape)
     counts = np.asarray(counts)
     arms["mean"] = (counts / number).mean(0)
     bounds = [mid_interval(counts[:, c], int(n)) for c, n in enumerate(number)]

@@ -20,6 +20,7 @@ SECTIONS = (
     "drugs",
     "classes",
     "covariates",
+    "dose_response",
     "class_pairs",
     "class_pairs_mechanistic",
     "translation",

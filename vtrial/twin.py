@@ -67,9 +67,11 @@ def synthetic_twin(
             key, key_effect, key_mouse, key_stop = jax.random.split(key, 4)
             effect = jnp.zeros(size, jnp.float32)
             for drug in dataset.arms[arm]:
-                index = drug_types.index(f"{drug} | {tumour_type}")
+                index = drug_types.index(f"{dataset.substance(drug)} | {tumour_type}")
                 z = jax.random.normal(key_effect, (size,), jnp.float32)
                 effect = law.effect[index] + law.omega_effect[index] * z
+                if (strength := draws.dose_strength(dataset.doses.get(drug))) is not None:
+                    effect = effect * strength[0].astype(np.float32)
             measured = log_volume(key_mouse, law, growth[:size], effect, day, shape)
             kept = np.asarray(stay(key_stop, stopping, measured, day))
             volume = np.exp(np.asarray(measured, np.float64)).round(1)

@@ -27,9 +27,10 @@ from scipy.linalg import expm
 
 import vtrial.model
 from vtrial.dataset import read_dataset
+from vtrial.dose_response import DoseResponse
 from vtrial.inference import Start, first_guess, make_sampler
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import PRIORS, CurveShape
+from vtrial.model_format import DOSE_PRIORS, PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
 
@@ -65,6 +66,8 @@ NORMAL = {
     "class_pairs.default.phi": (0.5, 0.3),
     "class_pairs.default.gamma": (0.0, 0.1),
 }
+#: of the panel with a dose-response
+DOSE_NORMAL = {"dose_response.ln_ed50": (np.log(0.3), 0.7), "dose_response.ln_hill": (0.0, 0.3)}
 LOGNORMAL = {
     "growth.mouse.between_types": (np.log(0.25), 0.3),
     "growth.mouse.between_models": (np.log(0.3), 0.25),
@@ -81,15 +84,22 @@ LOGNORMAL = {
 
 
 def priors() -> dict[str, dist.Distribution]:
-    found = {name: dist.Normal(*at) for name, at in NORMAL.items()}
+    found = {name: dist.Normal(*at) for name, at in (NORMAL | DOSE_NORMAL).items()}
     return found | {name: dist.LogNormal(*at) for name, at in LOGNORMAL.items()}
 
 
 # ------------------------------------------------------------------------------------------------ the generator
 
 
-def layout() -> list[tuple[str, str, str, str]]:
-    """(tumour type, PDX model, mouse, arm): lone and replicated single agents, lone and shared combinations."""
+#: doses of A in the panel with a dose-response, mg/kg; the last is the reference
+DOSES = (5.0, 20.0, 80.0)
+
+
+def layout(dosed: bool = False) -> list[tuple[str, str, str, str]]:
+    """(tumour type, PDX model, mouse, arm): lone and replicated single agents, lone and shared combinations.
+
+    With `dosed` A is given at three doses, some PDX models have two of them, and every combination holds one.
+    """
     mice = []
     for m in range(9):
         kind = "T1" if m < 5 else "T2"
@@ -100,8 +110,20 @@ def layout() -> list[tuple[str, str, str, str]]:
             arms = ["untreated", "A", "B"]  # no combination: their effects are integrated out
         if m in (4, 7):
             arms = ["untreated", "A", "A + B"]  # B alone was never given
+        if dosed:
+            own = f"A {DOSES[m % 3]:g} mg/kg"
+            arms = [arm.replace("A", own) for arm in arms] + [f"A {dose:g} mg/kg" for dose in DOSES[: m % 3]]
         mice += [(kind, f"M{m}", f"m{m}-{i}", arm) for i, arm in enumerate(arms)]
     return mice
+
+
+def at_dose(arm: str, truth: dict[str, float]) -> float:
+    """Effect of A at the dose that the arm names over that at 80 mg/kg; 1 where it names none."""
+    if "mg/kg" not in arm:
+        return 1.0
+    power, half = truth["hill[0]"], DOSES[-1] * np.exp(truth["ln_ed50[0]"])
+    at, most = (x**power / (x**power + half**power) for x in (float(arm.split()[1]), DOSES[-1]))
+    return at / most
 
 
 def prior_draw(rng: np.random.Generator) -> dict[str, float]:
@@ -109,9 +131,9 @@ def prior_draw(rng: np.random.Generator) -> dict[str, float]:
     return drawn | {name: float(np.exp(rng.normal(*at))) for name, at in LOGNORMAL.items()}
 
 
-def combined(a: float, b: float, phi: float, gamma: float) -> float:
-    """max of two effects, rounded off, plus phi times the other, plus gamma."""
-    share = 1.0 / (1.0 + np.exp((b - a) / SMOOTHING))
+def combined(a: float, b: float, phi: float, gamma: float, width: float = SMOOTHING) -> float:
+    """max of two effects, rounded off over `width`, plus phi times the other, plus gamma."""
+    share = 1.0 / (1.0 + np.exp((b - a) / width))
     return share * a + (1 - share) * b + phi * (share * b + (1 - share) * a) + gamma
 
 
@@ -130,7 +152,9 @@ def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
     return fixed, *(solved(*unit) - fixed for unit in np.eye(3))
 
 
-def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def simulate(
+    rng: np.random.Generator, shape: CurveShape, dosed: bool = False
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Truths by the name of the quantity, and ln volumes by mouse."""
     p = prior_draw(rng)
     truth = {
@@ -160,6 +184,9 @@ def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, flo
     t = truth
     phi, gamma = rng.normal(t["mu_phi"], t["omega_phi"]), rng.normal(t["mu_gamma"], t["omega_gamma"])
     t |= {"phi[0]": phi, "gamma[0]": gamma}
+    if dosed:
+        ln_ed50, ln_hill = (rng.normal(*at) for at in DOSE_NORMAL.values())
+        t |= {"ln_ed50[0]": ln_ed50, "hill[0]": np.exp(ln_hill)}
     mean, spread = {}, {}
     for d, drug in enumerate(("A", "B")):
         of_class = rng.normal(t["mu_effect"], t["omega_effect_class"])
@@ -179,14 +206,22 @@ def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, flo
     _, _, at_reference, waned = courses(np.array([REFERENCE_DAYS]), shape)
     bend = (waned / at_reference)[0]
     curves, cells, growths = {}, {}, {}
-    for kind, model, mouse, arm in layout():
+    mice = layout(dosed)
+    together = {model: arm for _, model, _, arm in mice if "+" in arm}
+    for kind, model, mouse, arm in mice:
         if model not in growths:
             growths[model] = np.exp(rng.normal(of_type[kind], between[kind]))
             for drug in "AB":
                 cells[model, drug] = rng.normal(mean[drug, kind], spread[drug, kind])
-            joint = combined(cells[model, "A"], cells[model, "B"], phi, gamma)
-            cells[model, "A + B"] = joint + t["omega_combination"] * rng.normal()
+            both = together.get(model, "A + B")
+            # gamma goes with the strengths of both drugs, of which B has 1; rounding and deviation with their root
+            dose, mean_dose = at_dose(both, t), np.sqrt(at_dose(both, t))
+            effect = (dose * cells[model, "A"], cells[model, "B"])
+            joint = combined(*effect, phi, dose * gamma, mean_dose * SMOOTHING)
+            cells[model, both] = joint + mean_dose * t["omega_combination"] * rng.normal()
             cells[model, "untreated"] = 0.0
+        if arm.startswith("A ") and "+" not in arm:
+            cells[model, arm] = at_dose(arm, t) * cells[model, "A"]
         g, rho = growths[model], cells[model, arm]
         rate, other = rng.normal(size=2)
         bending = t["omega_curvature"] * (
@@ -217,11 +252,13 @@ class Design(NamedTuple):
     panel: Panel
     orthogonal: np.ndarray  # [n, 3], the same for every mouse, of curves with independent residuals
     fixed: np.ndarray  # [n] of ln volume, whatever the coefficients
+    dosed: bool = False
 
 
 @pytest.fixture(scope="module")
 def designs(tmp_path_factory) -> dict[str, Design]:
-    return {law: designed(tmp_path_factory, shape) for law, shape in SHAPES.items()}
+    found = {law: designed(tmp_path_factory, shape) for law, shape in SHAPES.items()}
+    return found | {"emax": designed(tmp_path_factory, SHAPES["exponential"], dosed=True)}
 
 
 @pytest.fixture(scope="module")
@@ -229,18 +266,19 @@ def design(designs) -> Design:
     return designs["exponential"]
 
 
-def designed(tmp_path_factory, shape: CurveShape) -> Design:
+def designed(tmp_path_factory, shape: CurveShape, dosed: bool = False) -> Design:
     path = tmp_path_factory.mktemp("sbc") / "table.csv"
     rng = np.random.default_rng(0)
     lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
-    for kind, model, mouse, arm in layout():
+    for kind, model, mouse, arm in layout(dosed):
         lines += [f"S,{kind},{model},{mouse},{arm},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
     path.write_text("\n".join(lines) + "\n")
-    panel = build_panel(read_dataset(path), CLASSES, shape)
+    doses = DoseResponse("emax", {"A": DOSES[-1]}) if dosed else None
+    panel = build_panel(read_dataset(path, doses=dosed), CLASSES, shape, (), doses)
     fixed, *columns = courses(DAYS, shape)
     orthogonal = np.linalg.solve(ROOT, np.stack(columns, 1)) @ np.linalg.inv(panel.curves.triangle[0])
     assert np.allclose(orthogonal.T @ orthogonal, np.eye(3)) and np.ptp(panel.curves.triangle, axis=0).max() < 1e-12
-    return Design(panel, orthogonal, fixed)
+    return Design(panel, orthogonal, fixed, dosed)
 
 
 def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
@@ -270,7 +308,7 @@ def flat(design: Design, sites: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, ranks [data set, quantity] in 0..KEPT, and the share of divergent draws; one program for all fits."""
     rng = np.random.default_rng(seed)
-    truths, tables = zip(*(simulate(rng, design.panel.shape) for _ in range(num_data_sets)), strict=True)
+    truths, tables = zip(*(simulate(rng, design.panel.shape, design.dosed) for _ in range(num_data_sets)), strict=True)
     names = sorted(truths[0])
     statistics = np.stack([statistics_of(design, curves) for curves in tables])
     with jax.enable_x64(True):
@@ -367,10 +405,12 @@ def test_the_band_knows_uniform_ranks_from_others():
         assert power > 0.8, name
 
 
-def test_the_generator_and_the_model_agree_on_what_is_ranked(design):
+@pytest.mark.parametrize("law", ["exponential", "emax"])
+def test_the_generator_and_the_model_agree_on_what_is_ranked(designs, law):
     """Every truth has a parameter of the model beside it: a quantity without ranks would never be missed."""
-    truth, curves = simulate(np.random.default_rng(1), design.panel.shape)
-    assert set(curves) == {mouse for _, _, mouse, _ in layout()}
+    design = designs[law]
+    truth, curves = simulate(np.random.default_rng(1), design.panel.shape, design.dosed)
+    assert set(curves) == {mouse for _, _, mouse, _ in layout()} or design.dosed
     panel = design.panel
     assert (panel.sites.mouse >= 0).sum() > 4 and (panel.combinations.shared >= 0).sum() == 2
     with jax.enable_x64(True):
@@ -378,11 +418,11 @@ def test_the_generator_and_the_model_agree_on_what_is_ranked(design):
         guess = first_guess(jax.random.key(0), model, arrays, {})
         found = flat(design, jax.jit(partial(constrain_fn, model, (arrays,), {}, return_deterministic=True))(guess))
     assert set(found) - {f"ln_growth[{i}]" for i in range(1, 8)} == set(truth)
-    assert set(priors()) == set(PRIORS)
+    assert set(priors()) == {*PRIORS, *DOSE_PRIORS["emax"]}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("law", "seed"), [("exponential", 103), ("gompertz", 111)])
+@pytest.mark.parametrize(("law", "seed"), [("exponential", 103), ("gompertz", 111), ("emax", 121)])
 def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, BATCH, BATCH)
     assert diverging.mean() < 0.01
@@ -390,7 +430,7 @@ def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212)])
+@pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212), ("emax", 222)])
 def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, 13 * BATCH, BATCH)
     assert diverging.mean() < 0.01

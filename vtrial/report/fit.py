@@ -54,6 +54,9 @@ PRIOR_OF: Mapping[str, tuple[str, bool]] = {
     "mu_gamma": ("class_pairs.default.gamma", False),
     "omega_gamma": ("class_pairs.default.gamma_spread", False),
     "omega_combination": ("class_pairs.default.between_models", False),
+    "ln_ed50": ("dose_response.ed50", True),
+    "hill": ("dose_response.hill", False),
+    "dose_slope": ("dose_response.slope", False),
 }
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _WORST, _LONGEST_CHAIN = 6, 200
