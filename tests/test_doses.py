@@ -198,10 +198,14 @@ def test_a_dose_response_needs_two_doses(tmp_path):
 def test_a_fit_without_doses_keeps_its_key_and_its_classes(tmp_path):
     """Only a fit with a dose-response is of other settings; each dose a drug of its own, it is of the drug's class."""
     table(tmp_path, {"c": "untreated", "a": "A 10 mg/kg", "b": "A 40 mg/kg", "t": "trametinib 1 mg/kg"})
+    with pytest.raises(InputError, match="unknown drug 'trametinib 1 mg/kg'"):
+        read_inputs(experiment(tmp_path, "fit.dose_response=none"))
+    classes = "fit.drug_classes={A: MEK, trametinib: RAF/MEK}"
     none, unit = (
-        read_inputs(experiment(tmp_path, "fit.dose_response=none", *more)) for more in ((), ("data.dose_unit=mg",))
+        read_inputs(experiment(tmp_path, "fit.dose_response=none", classes, *more))
+        for more in ((), ("data.dose_unit=mg",))
     )
-    assert none.fit_key == unit.fit_key != read_inputs(experiment(tmp_path)).fit_key
+    assert none.fit_key == unit.fit_key != read_inputs(experiment(tmp_path, classes)).fit_key
     assert none.drug_class == {"A 10 mg/kg": "MEK", "A 40 mg/kg": "MEK", "trametinib 1 mg/kg": "RAF/MEK"}
     assert read_inputs(experiment(tmp_path)).drug_class == {"A": "MEK", "trametinib": "RAF/MEK"}
     keys = {read_inputs(experiment(tmp_path, one)).fit_key for one in ("fit.reference_doses={A: 10}", "fit.seed=1")}

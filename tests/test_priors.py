@@ -66,9 +66,10 @@ def drug(text: str) -> str:
 # ------------------------------------------------------------------------------------------------ what ships
 
 
-def test_shipped_files_are_the_seven_and_every_section_is_used(priors: Priors) -> None:
+def test_shipped_files_are_the_eight_and_every_section_is_used(priors: Priors) -> None:
     assert sorted(file.stem for file in priors.files) == [
         "classes",
+        "dose_response",
         "drugs",
         "engagement",
         "growth",

@@ -115,7 +115,7 @@ def with_doses(
         )  # fmt: skip
         amounts[wanted] = values.where(given & ~wrong)
 
-    def named(arm: str, doses: Mapping[str, float]) -> str:
+    def named(arm: str, doses: Mapping[Any, float]) -> str:
         def part(one: str) -> str:
             amount = doses.get(fold(follow(one, aliases)), math.nan)
             return one if math.isnan(amount) else Dose(follow(one, aliases), amount, unit).name

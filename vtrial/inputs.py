@@ -72,7 +72,8 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
         The first fault, with its file.
     """
     known = {} if known is None else known
-    data = experiment.data.model_dump(include=set(DATA_SETTINGS)) | {"doses": experiment.fit.dose_response != "none"}
+    data: dict[str, Any] = experiment.data.model_dump(include=set(DATA_SETTINGS))
+    data["doses"] = experiment.fit.dose_response != "none"
     of_priors, of_table = f"priors {experiment.prior_paths()}", f"table {experiment.data_path()} {data}"
     if of_priors not in known:
         known[of_priors] = load_priors(experiment.prior_paths())
@@ -88,9 +89,8 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
     for drug in sorted({*dataset.substances, *evidence["drug"]}):
         key = f"fit.drug_classes.{drug}"
         given = experiment.fit.drug_classes.get(drug)
-        if given is None and drug not in known_classes and (dose := written_dose(drug)):
-            # a dose is a drug of its own here, of the class of the drug unless another is said
-            given = experiment.fit.drug_classes.get(dose.drug, known_classes.get(dose.drug))
+        if given is None and (dose := written_dose(drug)):
+            given = experiment.fit.drug_classes.get(dose.drug)  # a dose is a drug of its own here, of the drug's class
         if given is None:
             names = [name for name, of in experiment.data.aliases.items() if fold(of) == fold(drug)]
             known_as = next((name for name in names if fold(name) in map(fold, known_classes)), drug)
