@@ -63,6 +63,12 @@ DOSE_PRIOR = {
     "dose_response.ln_hill": (dist.Normal(0.0, 0.4), stats.norm(0.0, 0.4)),
     "dose_response.ln_slope": (dist.Normal(-1.3, 0.6), stats.norm(-1.3, 0.6)),
 }
+COVARIATE_PRIOR = {
+    "covariates.K.MEK": (dist.Normal(0.3, 0.2), stats.norm(0.3, 0.2)),
+    "covariates.K.PI3K": (dist.Normal(0.0, 0.4), stats.norm(0.0, 0.4)),
+    "covariates.size.MEK": (dist.Normal(-0.1, 0.1), stats.norm(-0.1, 0.1)),
+    "covariates.size.PI3K": (dist.Normal(0.1, 0.3), stats.norm(0.1, 0.3)),
+}
 #: site -> its prior
 SCALARS = {
     "mu_ln_growth": "growth.mouse.ln_rate",
@@ -90,6 +96,7 @@ COMBINATION_SCALARS = {
 #: what has one value for each of several things; what the model samples in their place is its own affair
 VECTORS = ("ln_growth_type", "omega_ln_growth", "effect_class", "effect_drug", "effect", "omega_effect", "ln_growth")
 VECTORS += ("ln_sigma", "phi", "gamma", "effect_site", "combination_cell_z", "ln_ed50", "hill", "dose_slope")
+VECTORS += ("covariate_effect",)
 SPREADS = {
     "omega_mouse": "growth.mouse.ln_between_mice_relative",
     "omega_curvature": "growth.mouse.ln_curvature_sd",
@@ -118,24 +125,31 @@ QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pass
 
 
 def table_of(
-    folder, mice, low: Mapping[str, int] | None = None, slope: Mapping[str, float] | None = None, doses: bool = False
+    folder,
+    mice,
+    low: Mapping[str, int] | None = None,
+    slope: Mapping[str, float] | None = None,
+    doses: bool = False,
+    covariates: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Noisy curves about a slope (1/day); the last `low` volumes of a mouse lie below the detection limit of 10 mm3."""
     rng = np.random.default_rng(8)
-    lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    head, names = "study,tumour_type,pdx_model,mouse,arm,day,volume_mm3", ("K", "size") if covariates else ()
+    lines = [",".join((head, *names))]
     for mouse, (kind, model, arm, number) in mice.items():
+        more = f",{covariates[model]}" if covariates else ""
         rate, noise = (slope or {}).get(mouse, 0.0) + 0.02 * rng.normal(), 0.15 * rng.normal(size=number)
         volume = np.exp(5.4 + 0.2 * rng.normal() + rate * DAYS[:number] + noise)
         volume = np.maximum(volume, 10.5)
         volume[number - (low or {}).get(mouse, 0) :] = 3.0
-        lines += [f"S,{kind},{model},{mouse},{arm},{d:g},{v:.12g}" for d, v in zip(DAYS, volume, strict=False)]
+        lines += [f"S,{kind},{model},{mouse},{arm},{d:g},{v:.12g}{more}" for d, v in zip(DAYS, volume, strict=False)]
     path = folder / "table.csv"
     path.write_text("\n".join(lines) + "\n")
-    return read_dataset(path, doses=doses)
+    return read_dataset(path, doses=doses, covariates=names)
 
 
 def prior() -> dict:
-    return {name: pair[0] for name, pair in (PRIOR | DOSE_PRIOR).items()}
+    return {name: pair[0] for name, pair in (PRIOR | DOSE_PRIOR | COVARIATE_PRIOR).items()}
 
 
 class Point(NamedTuple):
@@ -280,6 +294,21 @@ def at_dose(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray], drug: s
     return at / most
 
 
+def shifts(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict[tuple[str, str], float]:
+    """What the covariates of each PDX model add to the effect of each drug, from the table; 0 without covariates."""
+    labels = panel.labels
+    models = dataset.used.drop_duplicates("pdx_model").set_index("pdx_model")
+    effect = dict(zip(labels.class_covariate, p.get("covariate_effect", ()), strict=True))
+    found = {}
+    for model, row in models.iterrows():
+        type_mean = models[models["tumour_type"] == row["tumour_type"]]
+        for drug in labels.drug:
+            names = labels.covariate
+            gaps = [effect[f"{CLASSES[drug]} | {name}"] * (row[name] - type_mean[name].mean()) for name in names]
+            found[model, drug] = sum(gaps, 0.0)
+    return found
+
+
 def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> float:
     """Prior x likelihood of the explicit model: every parameter and effect from its own law, the curves given them."""
     labels = panel.labels
@@ -293,6 +322,10 @@ def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndar
     total += PRIOR["growth.mouse.between_models"][1].logpdf(p["omega_ln_growth"]).sum()
     if "ln_ed50" in p:
         total += DOSE_PRIOR["dose_response.ln_ed50"][1].logpdf(p["ln_ed50"]).sum()
+    shift = shifts(dataset, panel, p)
+    for label, beta in zip(labels.class_covariate, p.get("covariate_effect", ()), strict=True):
+        drug_class, name = label.split(" | ")
+        total += COVARIATE_PRIOR[f"covariates.{name}.{drug_class}"][1].logpdf(beta)
     for site, name in (("hill", "dose_response.ln_hill"), ("dose_slope", "dose_response.ln_slope")):
         if site in p:
             total += (DOSE_PRIOR[name][1].logpdf(np.log(p[site])) - np.log(p[site])).sum()
@@ -323,7 +356,7 @@ def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndar
     for name, effect in rho.items():
         model, drug = name.split(" | ")
         cell = f"{drug} | {kind_of[model]}"
-        total += logpdf(effect, mean[cell], spread[cell])
+        total += logpdf(effect, mean[cell] + shift[model, drug], spread[cell])
 
     def normal(mouse: Mouse, effect: float, extra: float) -> float:
         covariance = mouse.covariance + extra**2 * np.outer(mouse.slope, mouse.slope)
@@ -343,7 +376,8 @@ def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndar
         if len(drugs) == 1:
             name, cell = f"{model} | {drugs[0]}", f"{drugs[0]} | {kind_of[model]}"
             mouse = mouse._replace(slope=mouse.slope * scale[0])
-            total += normal(mouse, rho[name], 0.0) if name in rho else normal(mouse, mean[cell], spread[cell])
+            own = mean[cell] + shift[model, drugs[0]]
+            total += normal(mouse, rho[name], 0.0) if name in rho else normal(mouse, own, spread[cell])
         else:
             effect = np.array([rho[f"{model} | {drug}"] for drug in drugs])
             pairs = _pairs(labels.class_pair, drugs)
@@ -486,6 +520,37 @@ def test_density_of_drugs_at_several_doses(tmp_path, law):
         centre = centre + along @ np.linalg.solve(whole, mouse.measured - mouse.mean - centre * slope)
         spread = np.sqrt(spread**2 - along @ np.linalg.solve(whole, along))
         np.testing.assert_allclose(p["effect_site"][x], centre + spread * z[x], rtol=1e-8, atol=1e-10)
+
+
+#: two covariates of PDX models: a mutation, and a number that varies in one tumour type only
+OF_MODELS = {"M1": "1,2.5", "M2": "0,1.0", "M3": "1,3.0", "M4": "0,3.0"}
+
+
+def test_density_with_covariates_of_pdx_models(tmp_path):
+    """They move the mean of an effect, centred in the tumour type; evidence speaks of all PDX models of a type."""
+    dataset = table_of(tmp_path, DOSED, doses=True, covariates=OF_MODELS)
+    doses = DoseResponse("emax", {"A": 20.0})
+    panel = build_panel(dataset, CLASSES, SHAPE, [("A", "T1"), ("B", "OV")], doses, ("K", "size"))
+    labels = panel.labels
+    assert labels.class_covariate == ("MEK | K", "MEK | size", "PI3K | K", "PI3K | size")
+    np.testing.assert_allclose(panel.covariates.mean, [[0.5, 1.75], [0.5, 3.0]])
+    cells = [np.array([labels.drug_type.index(name)], np.int32) for name in ("A | T1", "B | OV")]
+    evidence = Evidence(
+        cells[0], np.array([3.0]), np.array([9.0]), np.array([0.8]), cells[1], np.array([0.4]), np.array([0.1])
+    )
+    with jax.enable_x64(True):
+        points = points_of(panel, [6, 7], evidence)
+    for point in points:
+        p = point.meaning
+        mek_k, mek_size, pi3k_k, pi3k_size = p["covariate_effect"]
+        # SDs over the PDX models of T1: 0.5 and 0.75; within all types: 0.5 and 0.75 / sqrt(2)
+        spread = [p["omega_effect"][cell[0]] for cell in cells]
+        t1 = np.sqrt(spread[0] ** 2 + (0.5 * mek_k) ** 2 + (0.75 * mek_size) ** 2)
+        other = np.sqrt(spread[1] ** 2 + (0.5 * pi3k_k) ** 2 + (0.75 * pi3k_size) ** 2 / 2)
+        share = stats.norm.sf(0.8, p["effect"][cells[0][0]], t1)
+        known = 3 * np.log(share) + 6 * np.log1p(-share)
+        known += stats.norm.logpdf(0.4, p["effect"][cells[1][0]], np.hypot(other, 0.1))
+        assert_explicit(point, dataset, panel, known)
 
 
 def test_log_likelihood_of_a_mouse_is_the_density_of_its_curve(small):

@@ -105,6 +105,9 @@ class FitConfig(Section):
         description="drug: dose whose effect is that of the drug, in the table's unit; its largest where left out",
     )
     drug_classes: dict[Text, Text] = Field(default={}, description="drug: class, beyond the shipped list")
+    covariates: Texts = Field(
+        default=(), description="columns of the table, a number for every PDX model, that shift the effects of classes"
+    )
     evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")
     seed: Seed = Field(default=1, description="seed of the fit")
     chains: int = Field(default=4, ge=1, le=256, description="number of chains")

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from vtrial.arms import arm_fault, drugs_in, follow, parts_of, read_arms
+from vtrial.covariates import check_covariates
 from vtrial.doses import Dose, read_doses, undosed, with_doses, written_dose
 from vtrial.errors import InputError
 from vtrial.readers import SHEETS, arranged
@@ -181,6 +182,7 @@ def read_dataset(
     doses: bool = False,
     dose_columns: Mapping[str, str] | None = None,
     dose_unit: str = "mg/kg",
+    covariates: Sequence[str] = (),
 ) -> Dataset:
     """Read a table, one row per measurement or in another layout, and check it.
 
@@ -221,6 +223,8 @@ def read_dataset(
         Drug -> column of its dose, which is put behind the drug in the names of arms.
     dose_unit : str
         Unit of these columns.
+    covariates : sequence of str
+        Columns that must be one number for every PDX model.
 
     Raises
     ------
@@ -289,6 +293,9 @@ def read_dataset(
     dataset = replace(dataset, doses={name: dose for name, dose in whole.doses.items() if name in dataset.drugs})
     _check_usable(dataset)
     _check_doses(dataset)
+    if covariates:
+        known = check_covariates(source, dataset.table, dataset.table["exclude"] == "", covariates)
+        dataset = replace(dataset, table=known)
     if first_dose_day is None:
         _check_start(dataset)
     return replace(

@@ -22,7 +22,7 @@ from vtrial.errors import InputError
 from vtrial.evidence import evidence_arrays
 from vtrial.fitted import curve_quantiles
 from vtrial.inference import fit
-from vtrial.inputs import Inputs, dose_response
+from vtrial.inputs import Inputs, covariate_priors, dose_response
 from vtrial.loo import left_out_density, loo_table
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import DOSE_PRIORS, PRIORS, CurveShape
@@ -59,7 +59,7 @@ def fit_stage(
     begun = time.perf_counter()
     cells = list(zip(inputs.evidence["drug"], inputs.evidence["tumour_type"], strict=True))
     doses = dose_response(experiment, inputs.dataset)
-    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells, doses)
+    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells, doses, config.covariates)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
     sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "effect_site_scale")
@@ -68,6 +68,8 @@ def fit_stage(
     with jax.enable_x64(True), jax.default_device(chosen[0]):
         arrays = arrays_of(panel, evidence)
         prior = inputs.priors.distributions((*PRIORS, *DOSE_PRIORS[config.dose_response]))
+        own = covariate_priors(experiment, inputs.priors, panel.labels.drug_class)
+        prior |= {f"covariates.{key}": inputs.priors.distribution(name) for key, name in own.items()}
         model = build_model(panel, prior)
         first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
         key, collective = jax.random.key(config.seed), ("ln_growth",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -73,7 +73,7 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
     """
     known = {} if known is None else known
     data: dict[str, Any] = experiment.data.model_dump(include=set(DATA_SETTINGS))
-    data["doses"] = experiment.fit.dose_response != "none"
+    data |= {"doses": experiment.fit.dose_response != "none", "covariates": experiment.fit.covariates}
     of_priors, of_table = f"priors {experiment.prior_paths()}", f"table {experiment.data_path()} {data}"
     if of_priors not in known:
         known[of_priors] = load_priors(experiment.prior_paths())
@@ -105,12 +105,32 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
             raise InputError(message, file=experiment.file, key=key)
     for i, cohort in enumerate(experiment.trial.cohorts):
         _check_cohort(experiment, i, cohort, priors)
-    names = (*PRIORS, *DOSE_PRIORS[experiment.fit.dose_response])
+    entries = covariate_priors(experiment, priors, sorted(set(drug_class.values()))).values()
+    names = (*PRIORS, *DOSE_PRIORS[experiment.fit.dose_response], *entries)
     used = hashlib.sha256(json.dumps([priors.content(names), drug_class], sort_keys=True).encode()).hexdigest()
     key = fit_key(experiment, dataset.sha256, [file_sha256(p) for p in experiment.evidence_paths()], used, FIT_FORMAT)
     return Inputs(
         experiment, priors, dataset, evidence, drug_class, key, run_key(experiment, key, priors.sha256, RUN_FORMAT)
     )
+
+
+def covariate_priors(experiment: Experiment, priors: Priors, classes: Sequence[str]) -> dict[str, str]:
+    """``NAME.CLASS`` of every covariate of the fit and class -> name of the entry that is its prior.
+
+    Raises
+    ------
+    InputError
+        A prior that is not normal.
+    """
+    found = {}
+    for name in experiment.fit.covariates:
+        for drug_class in classes:
+            entry = priors.covariate(name, drug_class)
+            if entry.family != "normal":
+                message = f"must be normal to be the prior of a fit with fit.covariates, and is {entry.family}"
+                raise InputError(message, file=experiment.file, key=entry.name)
+            found[f"{name}.{drug_class}"] = entry.name
+    return found
 
 
 def dose_response(experiment: Experiment, dataset: Dataset) -> DoseResponse | None:
@@ -172,7 +192,7 @@ def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Pr
             except ValueError as error:
                 raise InputError(str(error), file=experiment.file, key=key) from None
     for name in sorted({c for group in cohort.subgroups.values() for c in group.covariates}):
-        if not priors.names(f"covariates.{name}"):
+        if name not in experiment.fit.covariates and not priors.names(f"covariates.{name}"):
             raise InputError(
                 f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file",
                 file=experiment.file,

@@ -87,7 +87,10 @@ def left_out_density(panel: Panel, values: Mapping[str, np.ndarray], draws: Mapp
         lone = np.flatnonzero(sites.mouse >= 0)
         z, scale = flat(draws["effect_site_z"])[:, lone], value("effect_site_scale")[:, lone]
         cell = sites.drug_type[lone]
-        prior = _log_normal(value("effect_site")[:, lone], value("effect")[:, cell], value("omega_effect")[:, cell])
+        mean = value("effect")[:, cell]
+        if panel.covariates is not None:
+            mean = mean + value("covariate_effect") @ panel.covariates.site[lone].T
+        prior = _log_normal(value("effect_site")[:, lone], mean, value("omega_effect")[:, cell])
         mouse[:, sites.mouse[lone]] += _log_normal(z, 0.0, 1.0) - np.log(scale) - prior
     return LeftOut(mouse.reshape(*leading, -1), whole.reshape(*leading, -1))
 

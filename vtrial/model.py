@@ -30,7 +30,7 @@ from vtrial.dose_response import strength
 from vtrial.evidence import Evidence
 from vtrial.growth_laws import reference_bend
 from vtrial.marginal import GroupedNormal, LinearGaussianMarginal, Whitened
-from vtrial.panel import Censored, Combinations, Curves, Dosed, Panel, Sites
+from vtrial.panel import Censored, Combinations, Covariates, Curves, Dosed, Panel, Sites
 from vtrial.treatment import combine, joint_effect
 
 # numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
@@ -50,6 +50,7 @@ class ModelArrays(NamedTuple):
     drug_type_drug: jax.Array
     evidence: Evidence | None
     dosed: Dosed | None = None
+    covariates: Covariates | None = None
 
 
 def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
@@ -64,6 +65,7 @@ def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
         panel.drug_type_drug,
         evidence,
         panel.dosed,
+        panel.covariates,
     )
     return ModelArrays(*jax.tree.map(jnp.asarray, parts))
 
@@ -114,6 +116,14 @@ def _dose_strength(labels, prior, law: str, dosed: Dosed):
         return strength(law, ln_dose, *(parameter[drug] for parameter in parameters), xp=jnp)
 
     return at(dosed.drug, dosed.ln_dose), at(dosed.cell_drug, dosed.cell_ln_dose)
+
+
+def _covariate_effects(labels, prior):
+    """Sample what a unit of each covariate adds to the effects of each class, [B]."""
+    pairs = (label.rsplit(" | ", 1) for label in labels.class_covariate)
+    normals = [prior[f"covariates.{name}.{drug_class}"] for drug_class, name in pairs]
+    loc, scale = (jnp.stack([jnp.asarray(getattr(one, name)) for one in normals]) for name in ("loc", "scale"))
+    return sample("covariate_effect", dist.Normal(loc, scale).to_event(1))
 
 
 def _mouse_level(prior, mean_ln_growth):
@@ -239,19 +249,33 @@ def build_model(
         if arrays.dosed is not None:
             dose, cell_dose = _dose_strength(labels, prior, panel.dose_law, arrays.dosed)
 
+        # what the covariates of its PDX model add to the mean of the effect on a mouse, and at a site
+        shift = site_shift = None
+        omega_marginal = omega_effect
+        if arrays.covariates is not None:
+            covariate_effect = _covariate_effects(labels, prior)
+            shift, site_shift = (rows @ covariate_effect for rows in (arrays.covariates.single, arrays.covariates.site))
+            between = jnp.square(arrays.covariates.spread) @ jnp.square(covariate_effect)
+            omega_marginal = jnp.sqrt(jnp.square(omega_effect) + between)
+
         # single agents and controls: an effect is integrated out with the mouse unless several mice or a censored one
         # share it
         single = slice(0, num_single)
         site = curves.effect_site[single]
         sites = arrays.sites
+        average = effect[curves.drug_type[single]]
+        if shift is not None:
+            average = average + shift
         if num_sites:
             site_mean, site_scale = effect[sites.drug_type], omega_effect[sites.drug_type]
+            if site_shift is not None:
+                site_mean = site_mean + site_shift
             site_z = sample("effect_site_z", dist.Normal(0.0, 1.0).expand([num_sites]).to_event(1))
             has_lone_mouse = sites.mouse >= 0
             explicit = (site >= 0) & ~has_lone_mouse[site]
-            mean = jnp.where(explicit, (site_mean + site_scale * site_z)[site], effect[curves.drug_type[single]])
+            mean = jnp.where(explicit, (site_mean + site_scale * site_z)[site], average)
         else:
-            explicit, mean = jnp.zeros(num_single, bool), effect[curves.drug_type[single]]
+            explicit, mean = jnp.zeros(num_single, bool), average
             site_mean = site_scale = site_z = jnp.zeros(0)
             has_lone_mouse = jnp.zeros(0, bool)
         treated = curves.treated[single]
@@ -311,7 +335,7 @@ def build_model(
         deterministic("log_likelihood", log_density)
         numpyro.factor("curves", jnp.sum(log_density))
         if arrays.evidence is not None:
-            numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_effect))
+            numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_marginal))
 
     return model
 

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.special import ndtr
 
 from vtrial.arms import arm_fault, parts_of
+from vtrial.covariates import covariate_values
 from vtrial.dataset import Dataset
 from vtrial.doses import Dose
 from vtrial.errors import InputError
@@ -164,6 +166,8 @@ class _KnownModels:
                     self._at_reference[model, dose.drug] = dose.amount, values / strength
         self._dataset = dataset
         self._law: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        # those of PDX models that were left out of the fit count too: they are known before any mouse
+        self._covariates = covariate_values(dataset.table, draws.covariates) if draws.covariates else None
 
     def drugs(self, arm: str) -> tuple[str, ...]:
         """Drugs of an arm, sorted, in the table's spelling; one that it does not have must be known to the priors."""
@@ -221,7 +225,22 @@ class _KnownModels:
             law = drug_effect(drug, tumour_type, self._draws, self._sampler, self._priors, self._aliases)
             self._law[tumour_type, drug] = law[:2]
         mean, spread = self._law[tumour_type, drug]
+        if self._covariates is not None:
+            mean = mean + self._shift(tumour_type, model, drug)
         return mean + spread * self._sampler.normal(f"effect of {drug} in model {model}")
+
+    def _shift(self, tumour_type: str, model: str, drug: str) -> np.ndarray:
+        """What the covariates of a PDX model add; of one that the table does not have, those of any of its type."""
+        drug_class = self._priors.drug_class(drug)
+        if self._covariates is not None and model in self._covariates.index:
+            own = self._covariates.loc[model].to_numpy() - self._draws.covariate_mean(tumour_type)
+            return self._draws.covariate_shift(drug_class, own)
+        known = self._draws.centred_covariates(tumour_type)
+        if not len(known):
+            return np.zeros(self._draws.size)
+        share = ndtr(self._sampler.normal(f"covariates of model {model}"))
+        place = np.minimum((share * len(known)).astype(int), len(known) - 1)
+        return self._draws.covariate_shift(drug_class, known[place])
 
     def joint(self, tumour_type: str, model: str, drugs: tuple[str, ...]) -> np.ndarray:
         """Effect of an arm, [D]: as fitted where the model had it, else by the combination rule; 0 without drugs."""

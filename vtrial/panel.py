@@ -7,13 +7,14 @@ it; it is an explicit parameter (an *effect site*) where several mice share it o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.linalg import solve_triangular
 
+from vtrial.covariates import covariate_values
 from vtrial.dataset import Dataset
 from vtrial.dose_response import DoseResponse
 from vtrial.errors import InputError
@@ -40,6 +41,8 @@ class Labels(NamedTuple):
     combination_cell: tuple[str, ...]  # "PDX model | arm"
     mouse: tuple[str, ...]
     dosed_drug: tuple[str, ...] = ()  # drugs at several doses, under a law of effect against dose
+    covariate: tuple[str, ...] = ()
+    class_covariate: tuple[str, ...] = ()  # "drug class | covariate"
 
 
 class Curves(NamedTuple):
@@ -108,6 +111,21 @@ class Dosed(NamedTuple):
     reference: np.ndarray  # [dosed_drug] reference doses, in the units of the table
 
 
+class Covariates(NamedTuple):
+    """Q covariates of PDX models, and what each of the B = classes x Q effects of them is multiplied by.
+
+    A covariate counts from its mean over the PDX models of the tumour type, so that the effect of a drug in a type
+    keeps its meaning: the mean over its PDX models.
+    """
+
+    values: np.ndarray  # [M, Q] as in the table
+    mean: np.ndarray  # [type, Q]
+    sd: np.ndarray  # [type, Q]
+    single: np.ndarray  # [num_single, B] of mice under one drug; rows of zeros of controls
+    site: np.ndarray  # [X, B]
+    spread: np.ndarray  # [drug_type, B] SD in the tumour type; of a type without PDX models, that within the types
+
+
 class Panel(NamedTuple):
     """All that the model reads of a table."""
 
@@ -125,6 +143,7 @@ class Panel(NamedTuple):
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
     dosed: Dosed | None = None  # None where every drug has one dose
     dose_law: str = "none"
+    covariates: Covariates | None = None
 
 
 def residual_covariance(day: np.ndarray, shape: CurveShape) -> np.ndarray:
@@ -193,6 +212,7 @@ def build_panel(
     shape: CurveShape,
     evidence_cells: Iterable[tuple[str, str]] = (),
     dose_response: DoseResponse | None = None,
+    covariates: Sequence[str] = (),
 ) -> Panel:
     """Summarise a checked table for the fit.
 
@@ -208,6 +228,8 @@ def build_panel(
         Pairs of a drug and a tumour type that published summaries speak of; they may be absent from the table.
     dose_response
         Law and reference doses of the drugs that the table has at several doses; None where there is none.
+    covariates
+        Columns of the table that shift the effects of classes.
 
     Raises
     ------
@@ -341,7 +363,7 @@ def build_panel(
     site_array = np.array(site_list, dtype=object).reshape(-1, 2)
     num_single = int((mice["num_drugs"] < 2).sum())
     dosed_drug = tuple(sorted(dose_response.reference)) if dose_response else ()
-    return Panel(
+    panel = Panel(
         labels=Labels(
             tumour_type,
             pdx_model,
@@ -354,6 +376,8 @@ def build_panel(
             tuple(f"{pdx_model[m]} | {arm}" for m, arm in cells),
             tuple(str(k) for k in mice.index),
             dosed_drug,
+            tuple(covariates),
+            tuple(f"{name} | {covariate}" for name in classes for covariate in covariates),
         ),
         curves=Curves(
             statistics,
@@ -392,6 +416,37 @@ def build_panel(
         if dose_response
         else None,
         dose_law=dose_response.law if dose_response else "none",
+    )
+    return panel._replace(covariates=_covariates(dataset, panel)) if covariates else panel
+
+
+def _covariates(dataset: Dataset, panel: Panel) -> Covariates:
+    """Covariates of the PDX models of a panel, and the rows that multiply their effects."""
+    labels, kind = panel.labels, panel.pdx_model_type
+    values = covariate_values(dataset.table, labels.covariate).loc[list(labels.pdx_model)].to_numpy()
+    of_type = [values[kind == t] for t in range(len(labels.tumour_type))]
+    mean, sd = (np.array([at(own, axis=0) for own in of_type]) for at in (np.mean, np.std))
+    centred = values - mean[kind]
+    within = np.sqrt(np.mean(centred**2, axis=0))
+    class_of = panel.drug_class[panel.drug_type_drug]  # [drug_type]
+
+    def rows(drug_type: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """[N, B]: the values [N, Q] in the columns of the class of each drug."""
+        found = np.zeros((len(own), len(labels.drug_class), len(labels.covariate)))
+        found[np.arange(len(own)), class_of[drug_type]] = own
+        return found.reshape(len(own), len(labels.class_covariate))
+
+    curves, sites, single = panel.curves, panel.sites, slice(0, panel.num_single)
+    alone = centred[curves.pdx_model[single]] * curves.treated[single, None]
+    known = {name: sd[t] for t, name in enumerate(labels.tumour_type)}
+    spread = np.array([known.get(name.rsplit(" | ", 1)[1], within) for name in labels.drug_type])
+    return Covariates(
+        values,
+        mean,
+        sd,
+        rows(curves.drug_type[single], alone),
+        rows(sites.drug_type, centred[sites.pdx_model]),
+        rows(np.arange(len(labels.drug_type)), spread.reshape(-1, len(labels.covariate))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "ln_ed50": ("dosed_drug",),
     "hill": ("dosed_drug",),
     "dose_slope": ("dosed_drug",),
+    "covariate_effect": ("class_covariate",),
     "log_likelihood": ("mouse",),
     "left_out_density": ("pdx_model",),
 }
@@ -66,6 +67,7 @@ POPULATION = (
     "ln_ed50",
     "hill",
     "dose_slope",
+    "covariate_effect",
 )
 PDX_MODEL_LEVEL = ("ln_growth", "effect_site")
 #: draws of cells and mice that are kept, spread evenly over all
@@ -145,6 +147,13 @@ def to_datatree(
             panel.dosed.reference, dims=("dosed_drug",), coords={"dosed_drug": labels["dosed_drug"]}
         )
         attributes = {**attributes, "dose_response": panel.dose_law}
+    if panel.covariates is not None:
+        of_model, of_type = ("pdx_model", "covariate"), ("tumour_type", "covariate")
+        constant = constant.assign_coords(covariate=labels["covariate"]).assign(
+            covariate_value=(of_model, panel.covariates.values),
+            covariate_mean=(of_type, panel.covariates.mean),
+            covariate_sd=(of_type, panel.covariates.sd),
+        )
     dims = {"index": ("cell_draw",), "effect": ("cell_draw", "mouse"), "ln_sigma": ("cell_draw", "mouse")}
     dims["coefficient"] = ("cell_draw", "mouse", "term")
     integrated = xr.Dataset(
@@ -220,6 +229,8 @@ class Draws:
         self.index = spread_evenly(size or total, total) if index is None else index
         self.size = len(self.index)
         self.dose_response = dose_response_of(tree)
+        constant = tree.get("constant_data")
+        self._covariates = constant.to_dataset() if constant is not None and "covariate" in constant.coords else None
 
     def __contains__(self, name: str) -> bool:
         return name in self._posterior
@@ -243,3 +254,49 @@ class Draws:
         place = self.labels("dosed_drug").index(dose.drug)
         parameters = (self.get(name)[:, place] for name in LAWS[law])
         return strength(law, np.log(dose.amount / reference[dose.drug]), *parameters)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Covariates of PDX models that the fit has learnt."""
+        return () if self._covariates is None else tuple(map(str, self._covariates["covariate"].to_numpy()))
+
+    def covariate_effect(self, drug_class: str, covariate: str) -> np.ndarray | None:
+        """What a unit of a covariate adds to the effect of a class, [size]; None where the fit has none for it."""
+        labels, name = self.labels("class_covariate"), f"{drug_class} | {covariate}"
+        return self.get("covariate_effect")[:, labels.index(name)] if name in labels else None
+
+    def covariate_shift(self, drug_class: str, centred: np.ndarray) -> np.ndarray:
+        """What covariates, from their mean in the type ([Q] or [size, Q]), add to the effect of a class, [size]."""
+        shift = np.zeros(self.size)
+        for place, name in enumerate(self.covariates):
+            effect = self.covariate_effect(drug_class, name)
+            shift += 0.0 if effect is None else effect * centred[..., place]
+        return shift
+
+    def centred_covariates(self, tumour_type: str) -> np.ndarray:
+        """Covariates of the PDX models of a tumour type in the fit from their mean, [models, Q]; without any, none."""
+        if self._covariates is None or tumour_type not in self._covariates["tumour_type"].to_numpy():
+            return np.zeros((0, len(self.covariates)))
+        place = list(self._covariates["tumour_type"].to_numpy()).index(tumour_type)
+        own = self._covariates["covariate_value"].to_numpy()[self._covariates["pdx_model_type"].to_numpy() == place]
+        return own - self._covariates["covariate_mean"].to_numpy()[place]
+
+    def covariate_mean(self, tumour_type: str) -> np.ndarray:
+        """Mean of the covariates over the PDX models of a tumour type in the fit, [Q]; of another, over the types."""
+        assert self._covariates is not None
+        types = list(self._covariates["tumour_type"].to_numpy())
+        mean = self._covariates["covariate_mean"].to_numpy()
+        return mean[types.index(tumour_type)] if tumour_type in types else mean.mean(0)
+
+    def covariate_spread(self, drug_class: str, tumour_type: str, named: Iterable[str]) -> np.ndarray:
+        """SD [size] that covariates which are not `named` give to the effect of a class over PDX models of a type."""
+        assert self._covariates is not None
+        types = list(self._covariates["tumour_type"].to_numpy())
+        sd = self._covariates["covariate_sd"].to_numpy()
+        own = sd[types.index(tumour_type)] if tumour_type in types else np.sqrt(np.mean(sd**2, axis=0))
+        variance = np.zeros(self.size)
+        for place, name in enumerate(self.covariates):
+            effect = self.covariate_effect(drug_class, name)
+            if name not in named and effect is not None:
+                variance += np.square(effect * own[place])
+        return np.sqrt(variance)

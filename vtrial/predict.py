@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
 
+from vtrial.covariates import covariate_values
 from vtrial.dataset import Dataset
 from vtrial.growth_laws import fixed_course, reference_bend, time_courses
 from vtrial.model_format import CurveShape
@@ -32,6 +33,8 @@ class Cells(NamedTuple):
     present: Bool[Array, "C R"]
     pair: Int[Array, "C R R"]
     num_models: Int[Array, " C"]
+    drug_class: Int[Array, "C R"] | None = None  # with covariates only
+    covariates: Float[Array, "N Q"] | None = None  # of every member from their mean in the tumour type
 
 
 class MouseLaw(NamedTuple):
@@ -54,6 +57,7 @@ class MouseLaw(NamedTuple):
     gamma: Float[Array, " Q"]
     omega_combination: Float[Array, ""]
     strength: Float[Array, "C R"] | None = None  # of the doses of the drugs of each cell; None where all are 1
+    covariate_effect: Float[Array, "K Q"] | None = None  # of classes; None without covariates
 
 
 def mouse_law(draws: Draws) -> MouseLaw:
@@ -67,7 +71,8 @@ def mouse_law(draws: Draws) -> MouseLaw:
             return jnp.asarray(draws.get(name), jnp.float32)
         return jnp.zeros((draws.size, 1) if name in ("phi", "gamma") else (draws.size,), jnp.float32)
 
-    return MouseLaw(*(pick(name) for name in MouseLaw._fields if name != "strength"))
+    own = {"strength", "covariate_effect"}
+    return MouseLaw(**{name: pick(name) for name in MouseLaw._fields if name not in own})
 
 
 def residual_root(day: Float[Array, " T"], shape: CurveShape) -> Float[Array, "T T"]:
@@ -104,6 +109,9 @@ def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]
     index, present, pair = cells.drug_type[member], cells.present[member], cells.pair[member]
     z = jax.random.normal(key_effect, index.shape, jnp.float32)
     single = law.effect[index] + law.omega_effect[index] * z
+    if law.covariate_effect is not None and cells.covariates is not None and cells.drug_class is not None:
+        by_class = law.covariate_effect[cells.drug_class[member]]
+        single = single + jnp.sum(by_class * cells.covariates[:, None, :], axis=-1)
     spread = jnp.where(jnp.sum(present, axis=-1) > 1, law.omega_combination, 0.0)
     deviation = spread * jax.random.normal(key_cell, member.shape, jnp.float32)
     if law.strength is not None:
@@ -182,6 +190,27 @@ def cells_of_arms(arms: pd.DataFrame, dataset: Dataset, draws: Draws, drug_class
     return Cells(*(jnp.asarray(part) for part in parts))
 
 
+def with_covariates(
+    law: MouseLaw, cells: Cells, arms: pd.DataFrame, dataset: Dataset, draws: Draws, drug_class: Mapping[str, str]
+) -> tuple[MouseLaw, Cells]:
+    """Law and cells of new PDX models that have, one by one, the covariates of the table's models under the arm."""
+    classes = draws.labels("drug_class")
+    index = np.zeros(cells.present.shape, np.int32)
+    values = covariate_values(dataset.table, draws.covariates)
+    used = dataset.used.drop_duplicates(["tumour_type", "arm", "pdx_model"])
+    models = used.groupby(["tumour_type", "arm"])["pdx_model"]
+    members = []
+    for c, (tumour_type, arm) in enumerate(zip(arms["tumour_type"], arms["arm"], strict=True)):
+        own = values.loc[models.get_group((tumour_type, arm))].to_numpy()
+        members.append(own - draws.covariate_mean(tumour_type))
+        for i, drug in enumerate(dataset.arms[arm]):
+            index[c, i] = classes.index(drug_class[dataset.substance(drug)])
+    shape = (draws.size, len(classes), len(draws.covariates))
+    effect = jnp.asarray(draws.get("covariate_effect").reshape(shape), jnp.float32)
+    members = jnp.asarray(np.concatenate(members), jnp.float32)
+    return law._replace(covariate_effect=effect), cells._replace(drug_class=jnp.asarray(index), covariates=members)
+
+
 def strengths(arms: pd.DataFrame, dataset: Dataset, draws: Draws, width: int) -> np.ndarray | None:
     """Strength of the doses of every drug of the arms, [D, C, R]; None where every drug has one dose."""
     if draws.dose_response is None:
@@ -238,6 +267,8 @@ def predict_arms(
     law, scale = mouse_law(draws), strengths(arms, dataset, draws, cells.present.shape[1])
     if scale is not None:
         law = law._replace(strength=jnp.asarray(scale, jnp.float32))
+    if draws.covariates:
+        law, cells = with_covariates(law, cells, arms, dataset, draws, drug_class)
     counts = response_counts(key, law, cells, member, stopping, shape=shape)
     counts = np.asarray(counts)
     arms["mean"] = (counts / number).mean(0)

@@ -133,6 +133,11 @@ class Priors:
         own = f"{prefix}.{group}{ends}"
         return self.entries[own] if own in self.entries else self.entry(f"{prefix}.default{ends}")
 
+    def covariate(self, name: str, drug_class: str) -> Entry:
+        """The effect of a covariate on that of a class in a fit: its own entry, the covariate's, or that of any."""
+        keys = (f"{name}.{drug_class}", f"{name}.default", "default.default")
+        return next(self.entries[f"covariates.{key}"] for key in keys if f"covariates.{key}" in self.entries)
+
     def drug(self, name: str) -> DrugInfo:
         """The drug of a name or code name, whatever its case, hyphens and spaces.
 

@@ -222,7 +222,11 @@ def plan_cohort(
     means, spreads, origin = [], [], {}
     for drug in drugs:
         mean, spread, origin[drug] = drug_effect(own_name[drug], cohort.tumour_type, draws, sampler, priors, aliases)
-        means.append(mean[:, None] + _covariate_shift(cohort, priors.drug_class(drug), sampler, priors, prevalence))
+        drug_class = priors.drug_class(drug)
+        means.append(mean[:, None] + _covariate_shift(cohort, drug_class, draws, sampler, priors, prevalence))
+        if draws.labels("class_covariate"):  # subgroups that do not name a covariate hold tumours of any value of it
+            named = {name for group in cohort.subgroups.values() for name in group.covariates}
+            spread = np.hypot(spread, draws.covariate_spread(drug_class, cohort.tumour_type, named))
         spreads.append(spread)
     mu_growth, omega_growth = type_growth(cohort.tumour_type, draws, sampler, priors)
     mu_growth = mu_growth - engraftment_bias * omega_growth**2
@@ -300,20 +304,29 @@ def _new_lesion_ratio(drugs: Sequence[str], sampler: PriorSampler, priors: Prior
     return {"ln_new_lesion_ratio": np.log(np.stack(ratio, axis=1))}
 
 
-def _covariate_shift(cohort: Cohort, drug_class: str, sampler: PriorSampler, priors: Priors, prevalence) -> np.ndarray:
-    """Shift of the effect in each subgroup, [D, B], centred: the mean over the cohort is that of the tumour type."""
+def _covariate_shift(
+    cohort: Cohort, drug_class: str, draws: Draws, sampler: PriorSampler, priors: Priors, prevalence
+) -> np.ndarray:
+    """Shift of the effect in each subgroup, [D, B], centred: the mean over the cohort is that of the tumour type.
+
+    By what the fit has learnt of the covariate in mice of the class, else by its prior.
+    """
     names = sorted({name for group in cohort.subgroups.values() for name in group.covariates})
-    shift = np.zeros((sampler.normal("size").shape[0], len(prevalence)))
+    shift, learnt = np.zeros((sampler.size, len(prevalence))), draws.labels("class_covariate")
     for name in names:
-        known = priors.names(f"covariates.{name}")
-        if not known:
+        known, own = priors.names(f"covariates.{name}"), f"{drug_class} | {name}"
+        if not known and not any(label.endswith(f" | {name}") for label in learnt):
             raise InputError(
                 f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file", key="trial"
             )
-        if f"covariates.{name}.{drug_class}" in known:
-            value = np.array([group.covariates.get(name, 0.0) for group in cohort.subgroups.values()])
-            centred = value - prevalence @ value
-            shift += sampler.entry(f"covariates.{name}.{drug_class}")[:, None] * centred
+        if own in learnt:
+            effect = draws.get("covariate_effect")[:, learnt.index(own)]
+        elif f"covariates.{name}.{drug_class}" in known:
+            effect = sampler.entry(f"covariates.{name}.{drug_class}")
+        else:
+            continue
+        value = np.array([group.covariates.get(name, 0.0) for group in cohort.subgroups.values()])
+        shift += effect[:, None] * (value - prevalence @ value)
     return shift
 
 

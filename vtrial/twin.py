@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vtrial.dataset import Dataset
+from vtrial.errors import InputError
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.predict import NUM_MEASUREMENTS, arms_of, log_volume, mouse_law
@@ -48,7 +49,15 @@ def synthetic_twin(
     -------
     DataFrame
         tumour_type, pdx_model, mouse, arm, day, volume_mm3 (0 where undetectable).
+
+    Raises
+    ------
+    InputError
+        The fit has covariates.
     """
+    if draws.covariates:
+        said = ", ".join(draws.covariates)
+        raise InputError(f"a fit with covariates ({said}) has no twin: it would have to hold those of the PDX models")
     law = jax.tree.map(lambda x: x[0], mouse_law(draws))
     types, drug_types = draws.labels("tumour_type"), draws.labels("drug_type")
     arms = arms_of(dataset, min_models)
