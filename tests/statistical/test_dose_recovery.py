@@ -19,7 +19,8 @@ from vtrial.model_format import DOSE_PRIORS, PRIORS, CurveShape
 from vtrial.panel import build_panel
 from vtrial.priors import load_priors
 
-LOSS_RATE, TO_28 = 0.02, 28.0
+ONE_STUDY = Path(__file__).resolve().parents[2] / "experiments" / "priors" / "one_study.yaml"
+LOSS_RATE = 0.02
 DAYS = np.arange(0.0, 29.0, 4.0)
 DOSES = np.array([0.5, 1.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0])
 REFERENCE, EFFECT, GROWTH, MICE = 80.0, 1.4, 0.09, 6
@@ -50,7 +51,7 @@ def write(path: Path, seed: int, scale) -> None:
         for i in range(MICE):
             rate = 1 - effect + 0.2 * rng.normal()
             curve = 5.3 + 0.15 * rng.normal() + GROWTH * (rate * DAYS + 0.3 * effect * waning)
-            volume = np.exp(curve + 0.1 * rng.normal(size=len(DAYS)))
+            volume = np.exp(curve + 0.1 * np.exp(0.4 * rng.normal()) * rng.normal(size=len(DAYS)))
             arm = f"drug-x {dose:g} mg/kg" if dose else "untreated"
             lines += [f"S,T,M,{dose:g}-{i},{arm},{d:g},{v:.6g}" for d, v in zip(DAYS, volume, strict=True)]
     path.write_text("\n".join(lines) + "\n")
@@ -75,8 +76,9 @@ def recovered(folder: Path, law: str, seed: int) -> None:
     dataset = read_dataset(folder / "table.csv", doses=True)
     shape = CurveShape(LOSS_RATE, 0.0, 1.0)
     panel = build_panel(dataset, {"drug-x": "X"}, shape, (), DoseResponse(law, {"drug-x": REFERENCE}))
-    config = FitConfig(chains=1, warmup=400, draws=500, block=100, svi_steps=500, max_tree_depth=8, target_accept=0.95)
-    prior = load_priors().distributions((*PRIORS, *DOSE_PRIORS[law]))
+    # as docs/how-to/synergy.md says of a study of one PDX model
+    config = FitConfig(chains=1, warmup=400, draws=500, block=100, svi_steps=500, max_tree_depth=10, target_accept=0.99)
+    prior = load_priors([ONE_STUDY]).distributions((*PRIORS, *DOSE_PRIORS[law]))
     with jax.enable_x64(True):
         result = fit(
             jax.random.key(seed), build_model(panel, prior), arrays_of(panel),

@@ -68,6 +68,8 @@ NORMAL = {
 }
 #: of the panel with a dose-response
 DOSE_NORMAL = {"dose_response.ln_ed50": (np.log(0.3), 0.7), "dose_response.ln_hill": (0.0, 0.3)}
+#: and of its covariate, which every other PDX model has
+COVARIATE_NORMAL = {"covariates.K.MEK": (0.2, 0.3), "covariates.K.PI3K": (0.0, 0.3)}
 LOGNORMAL = {
     "growth.mouse.between_types": (np.log(0.25), 0.3),
     "growth.mouse.between_models": (np.log(0.3), 0.25),
@@ -84,7 +86,7 @@ LOGNORMAL = {
 
 
 def priors() -> dict[str, dist.Distribution]:
-    found = {name: dist.Normal(*at) for name, at in (NORMAL | DOSE_NORMAL).items()}
+    found = {name: dist.Normal(*at) for name, at in (NORMAL | DOSE_NORMAL | COVARIATE_NORMAL).items()}
     return found | {name: dist.LogNormal(*at) for name, at in LOGNORMAL.items()}
 
 
@@ -98,7 +100,8 @@ DOSES = (5.0, 20.0, 80.0)
 def layout(dosed: bool = False) -> list[tuple[str, str, str, str]]:
     """(tumour type, PDX model, mouse, arm): lone and replicated single agents, lone and shared combinations.
 
-    With `dosed` A is given at three doses, some PDX models have two of them, and every combination holds one.
+    With `dosed` A is given at three doses, some PDX models have two of them, and every combination holds one; and a
+    covariate of PDX models shifts the effects.
     """
     mice = []
     for m in range(9):
@@ -115,6 +118,15 @@ def layout(dosed: bool = False) -> list[tuple[str, str, str, str]]:
             arms = [arm.replace("A", own) for arm in arms] + [f"A {dose:g} mg/kg" for dose in DOSES[: m % 3]]
         mice += [(kind, f"M{m}", f"m{m}-{i}", arm) for i, arm in enumerate(arms)]
     return mice
+
+
+def has_k(model: str) -> int:
+    """The covariate of a PDX model."""
+    return int(model[1:]) % 2
+
+
+#: of M0 to M4, and of M5 to M8
+SHARE_K = {"T1": 2 / 5, "T2": 2 / 4}
 
 
 def at_dose(arm: str, truth: dict[str, float]) -> float:
@@ -186,7 +198,9 @@ def simulate(
     t |= {"phi[0]": phi, "gamma[0]": gamma}
     if dosed:
         ln_ed50, ln_hill = (rng.normal(*at) for at in DOSE_NORMAL.values())
+        beta = [rng.normal(*at) for at in COVARIATE_NORMAL.values()]
         t |= {"ln_ed50[0]": ln_ed50, "hill[0]": np.exp(ln_hill)}
+        t |= {f"covariate_effect[{k}]": value for k, value in enumerate(beta)}
     mean, spread = {}, {}
     for d, drug in enumerate(("A", "B")):
         of_class = rng.normal(t["mu_effect"], t["omega_effect_class"])
@@ -211,8 +225,10 @@ def simulate(
     for kind, model, mouse, arm in mice:
         if model not in growths:
             growths[model] = np.exp(rng.normal(of_type[kind], between[kind]))
-            for drug in "AB":
+            for d, drug in enumerate("AB"):
                 cells[model, drug] = rng.normal(mean[drug, kind], spread[drug, kind])
+                if dosed:
+                    cells[model, drug] += t[f"covariate_effect[{d}]"] * (has_k(model) - SHARE_K[kind])
             both = together.get(model, "A + B")
             # gamma goes with the strengths of both drugs, of which B has 1; rounding and deviation with their root
             dose, mean_dose = at_dose(both, t), np.sqrt(at_dose(both, t))
@@ -258,7 +274,7 @@ class Design(NamedTuple):
 @pytest.fixture(scope="module")
 def designs(tmp_path_factory) -> dict[str, Design]:
     found = {law: designed(tmp_path_factory, shape) for law, shape in SHAPES.items()}
-    return found | {"emax": designed(tmp_path_factory, SHAPES["exponential"], dosed=True)}
+    return found | {"emax, covariate": designed(tmp_path_factory, SHAPES["exponential"], dosed=True)}
 
 
 @pytest.fixture(scope="module")
@@ -269,12 +285,13 @@ def design(designs) -> Design:
 def designed(tmp_path_factory, shape: CurveShape, dosed: bool = False) -> Design:
     path = tmp_path_factory.mktemp("sbc") / "table.csv"
     rng = np.random.default_rng(0)
-    lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    lines = ["study,tumour_type,pdx_model,K,mouse,arm,day,volume_mm3"]
     for kind, model, mouse, arm in layout(dosed):
-        lines += [f"S,{kind},{model},{mouse},{arm},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
+        own = f"S,{kind},{model},{has_k(model)},{mouse},{arm}"
+        lines += [f"{own},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
     path.write_text("\n".join(lines) + "\n")
     doses = DoseResponse("emax", {"A": DOSES[-1]}) if dosed else None
-    panel = build_panel(read_dataset(path, doses=dosed), CLASSES, shape, (), doses)
+    panel = build_panel(read_dataset(path, doses=dosed), CLASSES, shape, (), doses, ("K",) if dosed else ())
     fixed, *columns = courses(DAYS, shape)
     orthogonal = np.linalg.solve(ROOT, np.stack(columns, 1)) @ np.linalg.inv(panel.curves.triangle[0])
     assert np.allclose(orthogonal.T @ orthogonal, np.eye(3)) and np.ptp(panel.curves.triangle, axis=0).max() < 1e-12
@@ -405,7 +422,7 @@ def test_the_band_knows_uniform_ranks_from_others():
         assert power > 0.8, name
 
 
-@pytest.mark.parametrize("law", ["exponential", "emax"])
+@pytest.mark.parametrize("law", ["exponential", "emax, covariate"])
 def test_the_generator_and_the_model_agree_on_what_is_ranked(designs, law):
     """Every truth has a parameter of the model beside it: a quantity without ranks would never be missed."""
     design = designs[law]
@@ -418,11 +435,11 @@ def test_the_generator_and_the_model_agree_on_what_is_ranked(designs, law):
         guess = first_guess(jax.random.key(0), model, arrays, {})
         found = flat(design, jax.jit(partial(constrain_fn, model, (arrays,), {}, return_deterministic=True))(guess))
     assert set(found) - {f"ln_growth[{i}]" for i in range(1, 8)} == set(truth)
-    assert set(priors()) == {*PRIORS, *DOSE_PRIORS["emax"]}
+    assert set(priors()) == {*PRIORS, *DOSE_PRIORS["emax"], *COVARIATE_NORMAL}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("law", "seed"), [("exponential", 103), ("gompertz", 111), ("emax", 121)])
+@pytest.mark.parametrize(("law", "seed"), [("exponential", 103), ("gompertz", 111), ("emax, covariate", 121)])
 def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, BATCH, BATCH)
     assert diverging.mean() < 0.01
@@ -430,7 +447,7 @@ def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212), ("emax", 222)])
+@pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212), ("emax, covariate", 222)])
 def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, 13 * BATCH, BATCH)
     assert diverging.mean() < 0.01
