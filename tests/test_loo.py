@@ -19,7 +19,7 @@ from vtrial.model_format import CurveShape
 from vtrial.store import RunFolder
 
 MODELS, MICE, CHAINS, DRAWS = 6, 3, 2, 4000
-OMEGA, NOISE, EFFECT, OMEGA_EFFECT = 0.7, 0.5, 0.3, 0.8
+OMEGA, NOISE, EFFECT, OMEGA_EFFECT, BETA = 0.7, 0.5, 0.3, 0.8, 0.9
 
 
 class Toy(NamedTuple):
@@ -87,6 +87,8 @@ def toy() -> Toy:
         sites=SimpleNamespace(pdx_model=np.array([0]), drug_type=np.array([0]), mouse=np.array([count - 2])),
         combinations=SimpleNamespace(pdx_model=np.array([0]), shared=np.array([-1])),
         censored=SimpleNamespace(mouse=np.array([2]), present=np.array([[True, False]])),
+        # a part of the mean of the effect is that of a covariate
+        covariates=SimpleNamespace(site=np.array([[0.5]])),
     )
     values = {
         "log_likelihood": site(likelihood),
@@ -94,7 +96,8 @@ def toy() -> Toy:
         "omega_ln_growth": site(OMEGA * one[:, [0, 0]]),
         "mu_ln_sigma": site(-2.0 * one)[..., 0],
         "omega_ln_sigma": site(0.3 * one)[..., 0],
-        "effect": site(EFFECT * one),
+        "effect": site((EFFECT - 0.5 * BETA) * one),
+        "covariate_effect": site(BETA * one),
         "omega_effect": site(OMEGA_EFFECT * one),
         "effect_site": site(drawn[:, -1:]),
         "effect_site_scale": site(scale * one),
