@@ -332,6 +332,20 @@ def test_a_dose_in_another_unit_or_of_a_drug_at_one_dose_is_refused(dosed, nobod
         predicted(posterior(), one, nobody_leaves, ("T1", "M1", "trametinib 2 mg/kg"))
 
 
+def test_drugs_of_the_experiment_alone_are_predicted_too(tmp_path, nobody_leaves):
+    """A class in fit.drug_classes is all that is known of them; a drug of the priors keeps its own."""
+    priors = load_priors(())
+    more = priors.with_drugs({"drug-x": "RAF/MEK", "trametinib": "FAK"})
+    assert more.drug_class("Drug X") == "RAF/MEK" and more.drug_class("trametinib") == "RAF/MEK"
+    read = read_dataset(table(tmp_path, {"c": "untreated", "a": "trametinib"}))
+    tree, rows = posterior(effect_class=[0.0, 3.0]), pairs_of(("T1", "M1", "drug-x"))
+    with pytest.raises(InputError, match="unknown drug 'drug-x'"):
+        predict_pairs(jax.random.key(1), tree, read, rows, priors, nobody_leaves)
+    assert predict_pairs(jax.random.key(1), tree, read, rows, more, nobody_leaves).pairs["probability"].tolist() == [
+        1.0
+    ]
+
+
 def test_new_models_have_the_effect_of_their_dose(dosed):
     """No spread: effects 2 x / (x + 3) of 0.8, and in a combination with a drug without effect the same, plus gamma."""
     tree = dosed_posterior(effect=[0.0, 0.8, 0.8], gamma=[0.1])

@@ -90,7 +90,7 @@ def crossvalidation_stage(
     """
     folds = list(folds_of(inputs.dataset, leave, num_folds))
     predicted, entries = [], []
-    key = jax.random.key(inputs.experiment.mice.seed)
+    key, priors = jax.random.key(inputs.experiment.mice.seed), inputs.priors.with_drugs(inputs.drug_class)
     for number, fold in enumerate(folds):
         LOG.info("fold %d of %d: %s, %d pairs to predict", number + 1, len(folds), fold.name, len(fold.pairs))
         own = hashlib.sha256(f"{inputs.fit_key} without {fold.name} of {num_folds}".encode()).hexdigest()[:12]
@@ -101,7 +101,7 @@ def crossvalidation_stage(
         progress("prediction", number, len(folds))
         with home.open_posterior() as tree, jax.default_device(device_for(device)):
             result = predict_pairs(
-                jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, inputs.priors, stopping_rule(tree)
+                jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, priors, stopping_rule(tree)
             )
         predicted.append(result)
     pairs = pd.concat([one.pairs for one in predicted], ignore_index=True)

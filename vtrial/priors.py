@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,6 +151,13 @@ class Priors:
             every = [*self.drugs, *(code for drug in self.drugs.values() for code in drug.code_names)]
             raise InputError(f"unknown drug {shown(name)}{nearest(name, every)}; add it under `drugs` in a priors file")
         return self.drugs[own]
+
+    def with_drugs(self, classes: Mapping[str, str]) -> Priors:
+        """These priors with drugs that they do not know, by name and class, such as those of ``fit.drug_classes``."""
+        new = {name: of for name, of in classes.items() if plain_name(name) not in self._drug_names}
+        infos = {name: DrugInfo(name, drug_class, (), "", None) for name, drug_class in new.items()}
+        names = {plain_name(name): name for name in new}
+        return replace(self, drugs={**self.drugs, **infos}, _drug_names={**self._drug_names, **names})
 
     def drug_class(self, drug: str) -> str:
         """Mechanism class of a drug, by any of its names."""

@@ -369,9 +369,8 @@ def predict_mice(run_dir: Path, pairs: Path, out: Path, *, by_rule: bool = False
     wanted = read_pairs(pairs)
     with folder.open_posterior() as tree:
         key = jax.random.key(inputs.experiment.mice.seed)
-        predicted = predict_pairs(
-            key, tree, inputs.dataset, wanted, inputs.priors, stopping_rule(tree), by_rule=by_rule
-        )
+        priors = inputs.priors.with_drugs(inputs.drug_class)
+        predicted = predict_pairs(key, tree, inputs.dataset, wanted, priors, stopping_rule(tree), by_rule=by_rule)
     arms = arm_table(predicted.pairs, predicted.responds)
     for name, table in (("arms.csv", arms), ("pairs.csv", predicted.pairs)):
         with whole(Path(out).absolute() / name) as aside:
