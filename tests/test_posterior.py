@@ -77,15 +77,16 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
     tree, _ = opened
     values = values_of(panel)
     posterior = tree["posterior"].to_dataset()
-    doses = {"ln_ed50", "hill", "dose_slope"}  # of fits with a law of effect against dose
-    assert not doses & set(posterior)
-    for name in set(POPULATION) - doses:
+    # of fits with a law of effect against dose, and with covariates
+    absent = {"ln_ed50", "hill", "dose_slope", "covariate_effect"}
+    assert not absent & set(posterior)
+    for name in set(POPULATION) - absent:
         assert posterior[name].dtype == np.float64
         np.testing.assert_array_equal(posterior[name], values[name])
     for name in PDX_MODEL_LEVEL:
         assert posterior[name].dtype == np.float32
         np.testing.assert_allclose(posterior[name], values[name], rtol=1e-6)
-    for name, dims in ((name, dims) for name, dims in DIMS.items() if name not in doses):
+    for name, dims in ((name, dims) for name, dims in DIMS.items() if name not in absent):
         short = {"log_likelihood": "curves", "left_out_density": "pdx_models"}.get(name)
         group = tree["log_likelihood"][short] if short else posterior[name]
         assert group.dims == ("chain", "draw", *dims)
