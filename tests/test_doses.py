@@ -151,6 +151,14 @@ def test_a_dose_of_nothing_that_was_given_is_refused(tmp_path):
         read_dataset(path, doses=True, dose_columns={"A": "mgs"})
 
 
+def test_a_unit_does_not_cut_the_names_of_arms(tmp_path):
+    path = table(tmp_path, {"c": "untreated", "a": "A / B"}, DOSED, {"c": ",", "a": ",10"})
+    with pytest.raises(InputError, match=r"data.dose_unit: 'mg/kg' holds the separator of arms, ' / '"):
+        read_dataset(path, doses=True, dose_columns={"A": "mg"}, separator=" / ")
+    read = read_dataset(path, doses=True, dose_columns={"A": "mg"}, separator=" / ", dose_unit="mpk")
+    assert read.arms["A 10 mpk / B"] == ("A 10 mpk", "B")
+
+
 def test_a_mouse_has_one_dose(tmp_path):
     path = table(tmp_path, {"c": "untreated", "a": "A"}, DOSED, {"c": ",", "a": ",10"})
     path.write_text(path.read_text().replace("A,7,207,10", "A,7,207,20"))

@@ -83,8 +83,12 @@ def with_doses(
     Raises
     ------
     InputError
-        No such column or drug; a dose that is missing, no number, not above 0, or of a drug that the mouse has not.
+        No such column or drug; a dose that is missing, no number, not above 0, or of a drug that the mouse has not; a
+        unit that holds the separator.
     """
+    if separator.strip() in unit:
+        message = f"{unit!r} holds the separator of arms, {separator!r}; write it without, such as mpk"
+        raise InputError(message, key="data.dose_unit")
     parts = {arm: parts_of(arm, separator, aliases, control) for arm in table["arm"].unique()}
     written = {arm: split(follow(arm, aliases), separator) for arm in parts}
     amounts = pd.DataFrame(index=table.index)
