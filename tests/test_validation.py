@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
-from vtrial import published, validation
+from vtrial import published, taught, validation
 from vtrial.medians import Curve
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, load_priors
@@ -17,8 +17,9 @@ from vtrial.report.validation_page import validation_page
 from vtrial.scorecard import answer
 from vtrial.scoring import log_likelihood
 from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface
+from vtrial.taught import Settings
 from vtrial.translation import drug_terms
-from vtrial.validation import Settings, coverage, summary, validate
+from vtrial.validation import coverage, summary, validate
 
 MICE, COPIES = 3, 4
 SIZE = MICE * COPIES
@@ -68,7 +69,7 @@ class NoRegression:
 def found() -> Iterator[Callable[[Priors], validation.Validation]]:
     patch, kept = pytest.MonkeyPatch(), {}
     patch.setattr(validation, "simulate_arms", made_up)
-    patch.setattr(validation, "simulate_surfaces", made_up_surfaces)
+    patch.setattr(taught, "simulate_surfaces", made_up_surfaces)
     patch.setattr(validation, "MetaAnalysis", NoRegression)
 
     def run(priors: Priors) -> validation.Validation:
@@ -183,7 +184,7 @@ def test_a_median_is_a_normal_observation_of_the_logit_on_its_day_hand_computed(
     flat = np.full((2, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)), -0.7)
     surfaces = {"orr": Surface(flat, np.zeros_like(flat)), "pfs": Surface(flat, np.full_like(flat, 0.01))}
     offset, spread = np.array([0.0, 0.5]), np.full(2, 0.4)
-    found = validation.arm_log_likelihood(arm, surfaces, offset, spread)
+    found = taught.arm_log_likelihood(arm, surfaces, offset, spread)
     alone = log_likelihood(-0.7 + offset, spread, arm.num_responders, arm.num_patients)
     of_median = norm.logpdf(0.0, -0.7, np.sqrt(0.01 + published_one[1] + 0.16))
     np.testing.assert_allclose(found, np.broadcast_to((alone + of_median)[:, None, None], found.shape), rtol=1e-9)

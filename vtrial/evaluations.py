@@ -286,12 +286,11 @@ def validate(
         check_run_folder(run_dir)
     devices = devices_of(device, "auto")
     from vtrial import scorecard
-    from vtrial.validation import ENDPOINTS, Settings
+    from vtrial.published_medians import ENDPOINTS
+    from vtrial.taught import Settings
 
-    default = Settings(mice=16) if quick else Settings()
-    mice = default.mice if draws is None else -(-draws // default.copies)
     endpoints = ENDPOINTS if teach == "all" else ENDPOINTS[:1]
-    settings = default._replace(mice=mice, patients=patients or default.patients, endpoints=endpoints)
+    settings = Settings.of(draws, patients, quick=quick)._replace(endpoints=endpoints)
     console, word = progress_console(), ""
     if run_dir is None:
         run_dir, word = scorecard.choose_run(devices, console)
@@ -300,6 +299,42 @@ def validate(
     for line in (*result["marks"], *result["answer"]):
         print(plain(line))
     print(shown(result["page"]))
+
+
+@app.command()
+def calibrate(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the table.")],
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", metavar="TRIAL", help="A published trial that must not teach; may be given again."),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(metavar="D", min=50, help="Joint draws, 16 for each of the mice.")
+    ] = None,
+    patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="256 draws, for a first look; every row says so.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Response rates of a run before and after the published trials of single drugs have taught its translation."""
+    check_run_folder(run_dir)
+    devices_of(device, "auto")
+    from vtrial import calibrated
+    from vtrial.taught import Settings
+
+    settings = Settings.of(draws, patients, quick=quick)
+    found = calibrated.calibrate(run_dir, out, settings, leave_out or (), quick=quick, console=progress_console())
+    for line in found["marks"]:
+        print(plain(line))
+    print(
+        f"Learnt from {found['teachers']} published arms of single drugs. Response rate in %, mean and 90 % interval:"
+    )
+    print_table(calibrated.before_and_after(found["rates"]))
+    if found["own"]:
+        print(
+            plain(f"Of these very drugs in this tumour type: {', '.join(found['own'])} (without: --leave-out TRIAL).")
+        )
+    print(shown(found["table"]))
 
 
 @app.command()

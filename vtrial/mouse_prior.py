@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import jax
 import numpy as np
 
+from vtrial.posterior import Draws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
 
@@ -91,3 +92,8 @@ class Repeated:
     def get(self, name: str) -> np.ndarray:
         """Values [size, ...] of a site."""
         return np.repeat(self._draws.get(name), self._copies, axis=0)
+
+    def covariate_spread(self, drug_class: str, tumour_type: str, named: Iterable[str]) -> np.ndarray:
+        """See :meth:`vtrial.posterior.Draws.covariate_spread`; of a fit with covariates only."""
+        assert isinstance(self._draws, Draws)
+        return np.repeat(self._draws.covariate_spread(drug_class, tumour_type, named), self._copies)

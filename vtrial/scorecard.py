@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vtrial.run import Devices
-    from vtrial.validation import Settings
+    from vtrial.taught import Settings
 
 _PAGE = "validation.html"
 

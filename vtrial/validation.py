@@ -13,17 +13,15 @@ import jax
 import numpy as np
 import pandas as pd
 from numpyro.diagnostics import effective_sample_size
-from scipy.stats import norm
 
-from vtrial.calibration import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Calibration, Drug, Teacher
 from vtrial.meta_analysis import MetaAnalysis, MetaArm
-from vtrial.mouse_prior import MouseDraws, PriorDraws, Repeated
-from vtrial.prior_draws import LearntSampler, PriorSampler
+from vtrial.mouse_prior import MouseDraws, PriorDraws
+from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, TrialArm
 from vtrial.published import SimulatedArms, independent_arms, left_out_with, simulate_arms
-from vtrial.published_medians import ENDPOINTS, MEDIAN_COLUMNS, median_row, published_median, teaches
-from vtrial.scoring import Score, log_likelihood, logit_rate, most_misses, paired_difference, predictive, score
-from vtrial.surfaces import Surface, simulate_surfaces
+from vtrial.published_medians import ENDPOINTS, MEDIAN_COLUMNS, median_row, teaches
+from vtrial.scoring import Score, logit_rate, most_misses, paired_difference, predictive, score
+from vtrial.taught import Settings, Taught, classes_of, offsets
 
 COLUMNS = (
     "id",
@@ -53,16 +51,6 @@ COLUMNS = (
 )
 #: differences and intervals are reported for these sets of arms
 SETS = ("all arms", "counts seen", "drug and tumour type in the mice", "one drug", "combinations")
-
-
-class Settings(NamedTuple):
-    """Size and seed of a validation."""
-
-    mice: int = 64  # draws of the mice, J
-    copies: int = 16  # draws of the translation for each of them, R
-    patients: int = 2000
-    seed: int = 7
-    endpoints: tuple[str, ...] = ("orr",)  # of ENDPOINTS, that trials teach with
 
 
 class Validation(NamedTuple):
@@ -96,124 +84,37 @@ class _Prediction(NamedTuple):
 
 
 class _Pipeline:
-    """Mice and what the trials say about their translation, asked arm by arm with the arm's own trial left out."""
+    """Arms predicted from mice and from what other trials say about their translation."""
 
-    def __init__(
-        self,
-        key: jax.Array,
-        arms: Sequence[TrialArm],
-        draws: MouseDraws,
-        priors: Priors,
-        aliases: Mapping[str, str],
-        settings: Settings,
-        progress: Callable[[str, int, int], None],
-        *,
-        independent_action: bool = True,
-    ):
-        key_translation, self._key = jax.random.split(key)
-        self._arms, self._priors, self._aliases, self._settings = arms, priors, aliases, settings
-        self._independent_action = independent_action
-        self._sampler = PriorSampler(key_translation, priors, draws.size)
-        self._draws = Repeated(draws, settings.copies)
-        self._learnt: dict[frozenset[int], LearntSampler] = {}
-        taught = [arm for arm in arms if any(teaches(arm, name) for name in settings.endpoints)]
-        surfaces = simulate_surfaces(
-            self._key,
-            taught,
-            draws,
-            self._sampler,
-            priors,
-            aliases,
-            settings.patients,
-            settings.endpoints,
-            progress,
-        )
-        self._teachers = frozenset(arm.id for arm in taught)
-        asked = [Drug(*item, arm.tumour_type) for arm in arms for item in _classes(arm, priors).items()]
-        shift, between = offsets(self._sampler, taught), self._sampler.entry("translation.between_trials")
-        teachers = [
-            Teacher(
-                arm.id,
-                Drug(*next(iter(_classes(arm, priors).items())), arm.tumour_type),
-                arm_log_likelihood(
-                    arm, {name: s for (i, name), s in surfaces.items() if i == arm.id}, shift[arm.id], between
-                ),
-            )
-            for arm in taught
-        ]
-        self._calibration = Calibration(settings.seed, teachers, asked, priors, draws.size, settings.copies)
+    def __init__(self, taught: Taught, *, independent_action: bool = True):
+        self._taught, self._independent_action = taught, independent_action
 
     def untaught(self) -> _Prediction:
         """All arms, from mice and the priors of the translation alone."""
-        return self._predicted(self._arms, PriorSampler(self._sampler.key, self._priors, self._draws.size), 0)
+        return self._predicted(self._taught.arms, self._taught.before(), 0)
 
     def taught(self, arm: TrialArm) -> _Prediction:
         """An arm, its trial and all that overlaps it left out."""
-        hidden = self._teachers & frozenset(left_out_with(arm, self._arms))
-        if hidden not in self._learnt:
-            learnt = self._calibration.learnt(hidden)
-            self._learnt[hidden] = LearntSampler(self._sampler, learnt.normals, self._settings.copies)
-        return self._predicted([arm], self._learnt[hidden], len(self._teachers - hidden))
+        sampler, teachers = self._taught.after(left_out_with(arm, self._taught.arms))
+        return self._predicted([arm], sampler, teachers)
 
     def _predicted(self, arms: Sequence[TrialArm], sampler: PriorSampler, teachers: int) -> _Prediction:
+        taught = self._taught
         made = simulate_arms(
-            self._key,
+            taught.key,
             arms,
-            self._draws,
+            taught.draws,
             sampler,
-            self._priors,
-            self._aliases,
-            self._settings.patients,
+            taught.priors,
+            taught.aliases,
+            taught.settings.patients,
             independent_action=self._independent_action,
         )
         return _Prediction(made, sampler.entry("translation.between_trials"), offsets(sampler, arms), teachers)
 
 
-def arm_log_likelihood(
-    arm: TrialArm, surfaces: Mapping[str, Surface], offset: np.ndarray, between_trials: np.ndarray
-) -> np.ndarray:
-    """Log likelihood of what an arm published, on the grid of the calibration, [J, S, L].
-
-    Parameters
-    ----------
-    arm
-        Its counts, and the sizes of its medians.
-    surfaces
-        What it would have shown, by endpoint; the endpoints are independent given the draw.
-    offset, between_trials
-        Of reader and line, and SD of the deviation of one trial, on the logit, [J].
-    """
-    total = np.zeros((len(offset), len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
-    for name, surface in surfaces.items():
-        shown = surface.at(LN_KILL_SCALE, LN_LOSS_OF_EFFECT)
-        spread = np.broadcast_to(between_trials[:, None, None], total.shape)
-        if name == "orr":
-            logit = shown.logit + offset[:, None, None]
-            each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_responders, arm.num_patients)
-            total += each.reshape(total.shape)
-        elif (median := published_median(arm, name)) is not None:
-            total += norm.logpdf(shown.logit, 0.0, np.sqrt(shown.variance + median[1] + spread**2))
-    return total
-
-
-def offsets(sampler: PriorSampler, arms: Sequence[TrialArm]) -> dict[int, np.ndarray]:
-    """What reader and line add to the logit of the rate, [D] by id; 0 where the source does not tell."""
-    reader = sampler.entry("translation.reader_investigator")
-    line = sampler.entry("translation.per_prior_line")
-    reference = sampler.entry("translation.reference_prior_lines")
-    return {
-        arm.id: reader * float(arm.reader == "investigator")
-        + (line * (arm.prior_lines - reference) if arm.prior_lines is not None else 0.0)
-        for arm in arms
-    }
-
-
-def _classes(arm: TrialArm, priors: Priors) -> dict[str, str]:
-    return {priors.drug(drug).name: priors.drug_class(drug) for drug in arm.drugs}
-
-
 def _meta_arm(arm: TrialArm, priors: Priors, offset: np.ndarray) -> MetaArm:
-    drugs = _classes(arm, priors)
+    drugs = classes_of(arm, priors)
     return MetaArm(arm.id, arm.trial, arm.tumour_type, drugs, arm.num_responders, arm.num_patients, offset)
 
 
@@ -241,17 +142,14 @@ def validate(
     """
     arms = [arm for arm in priors.trials if arm.drugs]
     key = jax.random.key(settings.seed)
-    mice = _Pipeline(key, arms, draws, priors, aliases, settings, progress)
+    mice = _Pipeline(Taught(key, arms, draws, priors, aliases, settings, progress))
     prior_draws = PriorDraws(jax.random.fold_in(key, 1), priors, draws.size)
+
+    def without_mice(what: str, done: int, total: int) -> None:
+        progress(f"{what}, no mice", done, total)
+
     no_mice = _Pipeline(
-        key,
-        arms,
-        prior_draws,
-        priors,
-        aliases,
-        settings,
-        lambda what, done, total: progress(f"{what}, no mice", done, total),
-        independent_action=False,
+        Taught(key, arms, prior_draws, priors, aliases, settings, without_mice), independent_action=False
     )
     untaught = mice.untaught()
 
