@@ -103,6 +103,11 @@ def test_an_expected_area_below_zero_counts_as_zero():
     assert found.ratio[0, -1] == LARGEST_INDEX
     assert found.difference[0, -1] == pytest.approx(28.0)  # the area of the combination alone: exp(0) over 28 days
     assert found.ratio[0, 0] == 1.0
+    # as the drugs let more grow, the expected area passes 0 from below: ratios fall from the cap, none lies beyond it
+    rates = np.linspace(0.1, 0.2, 4001)
+    ratios = combination_index(exponential(0.2, (rates, rates), 0.2), "ra").ratio[:, -1]
+    assert ratios.max() == LARGEST_INDEX and (np.diff(ratios) <= 0.0).all() and ratios[-1] == pytest.approx(1.0)
+    assert ((ratios < LARGEST_INDEX) & (ratios > 50.0)).any()  # the change from the cap is seen
 
 
 def test_excess_by_hand():

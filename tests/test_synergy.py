@@ -16,6 +16,7 @@ from vtrial.errors import InputError
 from vtrial.experiment import load_experiment, resolved_yaml
 from vtrial.inputs import read_inputs
 from vtrial.priors import load_priors
+from vtrial.report.synergy import format_synergy
 from vtrial.store import RunFolder
 from vtrial.synergy import COLUMNS, studies_of, study_curves, synergy_table
 
@@ -185,6 +186,17 @@ def test_command_writes_table_json_and_picture(folder, capsys, tmp_path):
     assert all(row["day"] == 14 for row in kept["studies"]) and kept["draws"] == DRAWS
     assert kept["studies"][2]["excess_points"] is None
     assert (tmp_path / "found" / "synergy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_extreme_indices_are_told_apart_from_0_and_from_the_cap():
+    row = {"pdx_model": "X", "arm": "a + b", "day": 21.0, "single_agent": "", "synergy_score": 1.0}
+    row |= {"probability_synergy": 0.9, "combination_index": 0.0123, "ci_low": 4.56e-5, "ci_high": 100.0}
+    result = {"marks": [], "level": 0.95, "draws": 400, "studies": [row | {"reference": "ra"}]}
+    said = format_synergy(result)
+    assert "0.012 [4.6e-05, >=100]" in said and "The index of additivity ends at 100" in said
+    result["studies"] = [row | {"reference": "bliss", "ci_high": 12.34}]
+    said = format_synergy(result)
+    assert "0.012 [4.6e-05, 12.3]" in said and "ends at" not in said
 
 
 def test_json_goes_to_the_run_folder_by_default(folder, capsys):

@@ -15,7 +15,7 @@ There as here:
 
 - the single agent of ``hsa`` is the one with the lowest estimate over the whole study, one for all days and draws;
 - ``ra`` compares areas under relative volumes from day 0 to day t; an expected area below 0 counts as 0, and a ratio
-  that is then infinite as 100;
+  that is then infinite as 100 (here every ratio above 100 does, so that nothing finite lies beyond the infinite);
 - the synergy score is minus the estimate over its standard error: how many posterior SDs of the difference (of ln CI;
   for ``ra`` of the areas) the combination lies on the side of synergy.
 
@@ -33,7 +33,7 @@ from scipy.integrate import cumulative_simpson
 
 Reference = Literal["bliss", "hsa", "ra"]
 REFERENCES: tuple[Reference, ...] = ("bliss", "hsa", "ra")
-#: what SynergyLMM puts in the place of an infinite ratio of areas
+#: what SynergyLMM puts in the place of an infinite ratio of areas; the largest ratio here
 LARGEST_INDEX = 100.0
 
 
@@ -117,7 +117,7 @@ def combination_index(curves: StudyCurves, reference: Reference) -> Index:
         # on day 0 both areas are empty, and their ratio tends to 1
         nothing = np.broadcast_to(curves.day == 0.0, area.shape)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(expected > 0.0, area / expected, LARGEST_INDEX)
+            ratio = np.where(expected > 0.0, np.minimum(area / expected, LARGEST_INDEX), LARGEST_INDEX)
         return Index(np.where(nothing, 1.0, ratio), area - expected)
     if reference == "bliss":
         expected = curves.singles.sum(axis=1) - others * curves.control

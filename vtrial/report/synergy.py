@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vtrial.combination_index import LARGEST_INDEX
 from vtrial.report.figures import GRID, INK, MUTED, PREDICTED, PUBLISHED
 from vtrial.report.tables import percent, text_table
 from vtrial.report.validation_page import blank_figure, plain_axes, png_bytes
@@ -24,7 +25,7 @@ def format_synergy(result: Mapping[str, Any], width: int | None = None) -> str:
     cells = []
     for row in result["studies"]:
         against = NAMES[row["reference"]] + (f" ({row['single_agent']})" if row["single_agent"] else "")
-        index = f"{row['combination_index']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+        index = f"{_index(row['combination_index'])} [{_index(row['ci_low'])}, {_index(row['ci_high'])}]"
         cells.append(
             [
                 row["pdx_model"],
@@ -42,7 +43,19 @@ def format_synergy(result: Mapping[str, Any], width: int | None = None) -> str:
         "CI: combination index, below 1 is synergy. Score: posterior SDs of ln CI towards synergy. "
         f"{result['draws']:,} draws."
     )
+    if any(row["reference"] == "ra" and row["ci_high"] >= LARGEST_INDEX for row in result["studies"]):
+        lines.append(
+            f"The index of additivity ends at {LARGEST_INDEX:g}: so many times the volume that it expects or more, and "
+            "all where it expects none."
+        )
     return "\n".join(lines)
+
+
+def _index(value: float) -> str:
+    """A combination index in two or three digits, however small."""
+    if value >= LARGEST_INDEX:
+        return f">={LARGEST_INDEX:g}"
+    return f"{value:.2f}" if 0.1 <= value < 10.0 else f"{value:.3g}" if value >= 10.0 else f"{value:.2g}"
 
 
 def synergy_image(table: pd.DataFrame) -> bytes:
