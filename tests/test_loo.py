@@ -16,6 +16,7 @@ from vtrial.compare import compared
 from vtrial.errors import InputError
 from vtrial.loo import LARGEST_K, LeftOut, compared_fits, left_out_density, loo_table
 from vtrial.model_format import CurveShape
+from vtrial.report.comparison import comparison_text
 from vtrial.store import RunFolder
 
 MODELS, MICE, CHAINS, DRAWS = 6, 3, 2, 4000
@@ -217,12 +218,19 @@ def test_runs_without_rates_are_compared_by_their_fits(made_run, tmp_path, capsy
         runs.append(run)
     with_rates = compared(runs)
     assert len(with_rates.rates) == 2 and with_rates.fits is not None and len(with_rates.fits) == 2
+    # a run of the same fit under other settings adds nothing to a comparison of fits
+    again = made_run("again", {"T": 0.2})
+    RunFolder(again).write_posterior(tree(density))
+    three = compared([*runs, again])
+    assert three.fits is not None and list(three.fits.index) == ["b", "a, again"] and not three.one_fit
+    alike = compared([runs[0], again])
+    assert alike.fits is None and alike.one_fit and "one and the same fit" in comparison_text(alike)
     for run in runs:
         (run / "orr.csv").unlink()
     page = tmp_path / "page.html"
     assert cli.main(["compare", *map(str, runs), "--out", str(page)]) == 0
     out = capsys.readouterr().out
-    assert "fits, by PDX models left out" in out and "response rates" not in out and "fit.growth" in out
+    assert "Fits, by PDX models left out" in out and "Response rates" not in out and "fit.growth" in out
     assert "-6.0 ± " in out and "gompertz" in out and "0 of 12" in out
     assert "Fits, by PDX models left out" in page.read_text() and "Response rates" not in page.read_text()
     assert cli.main(["compare", *map(str, runs), "--json"]) == 0

@@ -6,8 +6,9 @@ as the smallest bulk ESS of the fit says, and never more than D. So
 
     se = sd / sqrt(min(D, ESS)),      difference +- sqrt(se_1^2 + se_2^2)
 
-Runs that share seed and posterior share their patients too, and differ by less chance than this says: what exceeds it
-is a difference of settings or data, what does not may be one too.
+Runs that rest on one and the same fit simulate from the same posterior draws, and with one seed the same patients:
+there the difference is taken draw by draw (`orr_draws.nc`), with se = sd(difference) / sqrt(min(D, ESS)). What exceeds
+chance is a difference of settings or data; what does not may be one too.
 
 Fits of the same curves are also compared by the PDX models that they would predict were these left out (`vtrial.loo`),
 which says what law of growth the curves prefer; runs of `vtrial fit` alone have that and no rates.
@@ -15,68 +16,28 @@ which says what law of growth the curves prefer; runs of `vtrial fit` alone have
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from vtrial.config import Experiment
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
 from vtrial.inputs import marks
-from vtrial.store import RunFolder
+from vtrial.store import ORR_DRAWS, POSTERIOR, RunFolder
 
-#: Monte Carlo standard errors beyond which a difference is more than chance: 1 % of equal pairs lie beyond
-LIMIT = 2.58
-_KEY = ["tumour_type", "arm", "subgroup", "endpoint", "kind"]
+if TYPE_CHECKING:
+    from vtrial.report.comparison import Comparison
 
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Runs side by side, the first as reference.
-
-    Attributes
-    ----------
-    names : tuple of str
-        The runs, as short as they can be told apart.
-    paths : tuple of Path
-        Their folders.
-    marks : tuple of tuple of str
-        What must be said first of each.
-    rates : DataFrame, a row per tumour type, arm and subgroup and run
-        tumour_type, arm, subgroup, endpoint, run, mean, q05, q95, error (Monte Carlo SE of the mean); difference and
-        difference_error against the first run, in fractions, and exceeds (bool); NaN and False for the first run and
-        where the first run has no such row.
-    settings : DataFrame
-        key and one column per run: settings and inputs that are not the same in all.
-    fits : DataFrame or None
-        See :func:`vtrial.loo.compared_fits`; None where the runs do not share their curves.
-    """
-
-    names: tuple[str, ...]
-    paths: tuple[Path, ...]
-    marks: tuple[tuple[str, ...], ...]
-    rates: pd.DataFrame = field(repr=False)
-    settings: pd.DataFrame = field(repr=False)
-    fits: pd.DataFrame | None = field(default=None, repr=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; NaN becomes null."""
-        return {
-            "runs": [
-                {"name": name, "folder": str(path), "marks": list(said)}
-                for name, path, said in zip(self.names, self.paths, self.marks, strict=True)
-            ],
-            "rates": [_plain(row) for row in self.rates.to_dict("records")],
-            "settings": [_plain(row) for row in self.settings.to_dict("records")],
-            "fits": None if self.fits is None else [_plain(row) for row in _named(self.fits).to_dict("records")],
-        }
+_ROW = ["tumour_type", "arm", "subgroup", "endpoint"]
+_RATES = ["mean", "q05", "q25", "q75", "q95"]
+_RULES = ["tumour_type", "arm", "subgroup", "model", "mean", "q05", "q95", "run"]
+_SURVIVAL = ["tumour_type", "arm", "subgroup", "q05", "q50", "q95", "run"]
 
 
 def compared(run_dirs: Sequence[str | Path]) -> Comparison:
@@ -87,6 +48,8 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
     InputError
         Fewer than two runs, a folder that is no run, some runs without response rates, or runs without a common arm.
     """
+    from vtrial.report.comparison import Comparison
+
     folders = [RunFolder(path) for path in run_dirs]
     if len(folders) < 2:
         raise InputError("needs two run folders or more", file="compare")
@@ -98,38 +61,109 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
         for folder, manifest in zip(folders, manifests, strict=True)
     ]
     names = _names([folder.path for folder in folders])
-    settings = _settings(experiments, manifests, names)
-    said = tuple(tuple(marks(e, m)) for e, m in zip(experiments, manifests, strict=True))
-    paths, fits = tuple(folder.path for folder in folders), _fits(folders, names)
-    if fits is not None and not any(folder.exists("orr.csv") for folder in folders):
-        return Comparison(tuple(names), paths, said, pd.DataFrame(columns=[*_KEY, "run"]), settings, fits)
-    frames = [
-        _rates(folder, experiment).assign(run=name)
-        for folder, experiment, name in zip(folders, experiments, names, strict=True)
+    shared = _shared(manifests, names)
+    fits = _fits(folders, names, shared)
+    rates = pd.DataFrame(columns=[*_ROW, *_RATES, "error", "run"])
+    nulls, survival = pd.DataFrame(columns=_RULES), pd.DataFrame(columns=_SURVIVAL)
+    if fits is None or any(folder.exists("orr.csv") for folder in folders):
+        tables = [_rates(folder, experiment) for folder, experiment in zip(folders, experiments, strict=True)]
+        rates = _beside_the_first(
+            pd.concat([own.assign(run=n) for n, (own, _) in zip(names, tables, strict=True)]),
+            _paired_errors(folders, experiments, names, shared),
+        )
+        if rates.loc[rates["run"] != names[0], "difference"].isna().all():
+            arms = ", ".join(sorted(set(tables[0][0]["arm"])))[:300]
+            raise InputError(f"has no arm in common with the first run, whose arms are {arms}", file=folders[1].path)
+        nulls = pd.concat([own.assign(run=n) for n, (_, own) in zip(names, tables, strict=True)])[_RULES]
+        survival = pd.concat([_survival(f).assign(run=n) for n, f in zip(names, folders, strict=True)])
+    return Comparison(
+        names=tuple(names),
+        paths=tuple(folder.path for folder in folders),
+        marks=tuple(tuple(marks(e, m)) for e, m in zip(experiments, manifests, strict=True)),
+        rates=rates,
+        nulls=nulls,
+        survival=survival,
+        settings=_settings(experiments, manifests, names),
+        one_fit=len(shared) == 1,
+        fits=fits,
+    )
+
+
+def _beside_the_first(rates: pd.DataFrame, paired: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
+    """The rates with their differences from the same row of the first run; `paired`: errors that are known better."""
+    from vtrial.report.comparison import LIMIT
+
+    rates = rates.reset_index(drop=True)
+    is_first = rates["run"] == rates["run"].iloc[0]
+    first = rates[is_first].set_index(_ROW)[["mean", "error"]]
+    reference = first.reindex(pd.MultiIndex.from_frame(rates[_ROW])).reset_index(drop=True)
+    difference = (rates["mean"] - reference["mean"]).where(~is_first)
+    keys = zip(*(rates[name].astype(str) for name in (*_ROW[:3], "run")), strict=True)
+    better = pd.Series([paired.get(key, math.nan) for key in keys], index=rates.index)
+    error = better.fillna((rates["error"] ** 2 + reference["error"] ** 2) ** 0.5)
+    exceeds = (difference.abs() > LIMIT * error).fillna(False)
+    return rates.assign(difference=difference, difference_error=error.where(~is_first), exceeds=exceeds)
+
+
+def _paired_errors(
+    folders: Sequence[RunFolder],
+    experiments: Sequence[Experiment],
+    names: Sequence[str],
+    shared: Mapping[str, Sequence[str]],
+) -> dict[tuple[str, ...], float]:
+    """Tumour type, arm, subgroup and run -> Monte Carlo SE of the difference from the first run, of the same draws."""
+    alike = next(own for own in shared.values() if names[0] in own)
+    draws = experiments[0].trial.draws
+    chosen = [
+        place
+        for place, name in enumerate(names)
+        if name in alike and experiments[place].trial.draws == draws and folders[place].has_posterior(ORR_DRAWS)
     ]
-    rates = pd.concat(frames, ignore_index=True)
-    first = frames[0].set_index(_KEY[:4])[["mean", "error"]]
-    at = pd.MultiIndex.from_frame(rates[_KEY[:4]])
-    reference = first.reindex(at).reset_index(drop=True)
-    other = rates["run"] != names[0]
-    if reference["mean"][other.to_numpy()].isna().all():
-        arms = ", ".join(sorted(set(frames[0]["arm"])))[:300]
-        raise InputError(f"has no arm in common with the first run, whose arms are {arms}", file=folders[1].path)
-    difference = (rates["mean"] - reference["mean"]).where(other)
-    error = (rates["error"] ** 2 + reference["error"] ** 2) ** 0.5
-    rates["difference"], rates["difference_error"] = difference, error.where(other)
-    rates["exceeds"] = (difference.abs() > LIMIT * error).fillna(False)
-    return Comparison(tuple(names), paths, said, rates, settings, fits)
+    if chosen[:1] != [0]:
+        return {}
+    size, first = min(float(draws), _smallest_ess(folders[0])), _draws(folders[0])
+    found: dict[tuple[str, ...], float] = {}
+    for place in chosen[1:]:
+        for key, own in _draws(folders[place]).items():
+            if key in first and len(own) > 1:
+                found[(*key, names[place])] = float((own - first[key]).std(ddof=1)) / math.sqrt(size)
+    return found
 
 
-def _fits(folders: Sequence[RunFolder], names: Sequence[str]) -> pd.DataFrame | None:
-    """How well each fit predicts PDX models left out; None where they were not fitted to the same curves."""
-    if not all(folder.has_posterior() for folder in folders):
+def _draws(folder: RunFolder) -> dict[tuple[str, str, str], np.ndarray]:
+    """Rates [D] of the main endpoint by tumour type, arm and subgroup."""
+    found = {}
+    with folder.open_posterior(ORR_DRAWS) as tree:
+        for cohort in tree.children.values():
+            data = cohort.to_dataset()
+            rates = data["rate"].isel(endpoint=0).transpose("arm", "subgroup", "draw").to_numpy().astype(float)
+            for arm, groups in zip(data["arm"].to_numpy(), rates, strict=True):
+                for group, own in zip(data["subgroup"].to_numpy(), groups, strict=True):
+                    found[str(data.attrs["tumour_type"]), str(arm), str(group)] = own
+    return found
+
+
+def _shared(manifests: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[str]]:
+    """Posterior, by the hash of its file or, where there is none, the name of its run -> the runs that rest on it."""
+    shared: dict[str, list[str]] = {}
+    for name, manifest in zip(names, manifests, strict=True):
+        entry = manifest["files"].get(POSTERIOR)
+        own = entry.get("sha256") if isinstance(entry, Mapping) else None
+        shared.setdefault(str(own or name), []).append(name)
+    return shared
+
+
+def _fits(
+    folders: Sequence[RunFolder], names: Sequence[str], shared: Mapping[str, Sequence[str]]
+) -> pd.DataFrame | None:
+    """How well each fit predicts PDX models left out; None for a single one, or fits of other curves."""
+    if len(shared) < 2 or not all(folder.has_posterior() for folder in folders):
         return None
     from vtrial.loo import compared_fits
 
+    of = dict(zip(names, folders, strict=True))
     with contextlib.ExitStack() as stack:
-        trees = {n: stack.enter_context(f.open_posterior()) for n, f in zip(names, folders, strict=True)}
+        trees = {", ".join(own): stack.enter_context(of[own[0]].open_posterior()) for own in shared.values()}
         try:
             return compared_fits(trees)
         except InputError:
@@ -145,22 +179,29 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _rates(folder: RunFolder, experiment: Experiment) -> pd.DataFrame:
-    """Population rates of the main endpoint, with their Monte Carlo standard error."""
-    from vtrial.report.tables import main_endpoint
+def _rates(folder: RunFolder, experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Population rates of the main endpoint with their Monte Carlo standard error, and combinations under each rule."""
+    from vtrial.report.gather import read_table
+    from vtrial.report.tables import forest_data, null_model_data
 
     if not folder.exists("orr.csv"):
         raise InputError("holds no orr.csv: only a fit was run; `vtrial run` writes it", file=folder.path)
-    file = folder.file("orr.csv")
-    try:
-        orr = pd.read_csv(file, keep_default_na=False, na_values={name: [""] for name in ("mean", "sd", "q05", "q95")})
-        orr = orr.astype({name: float for name in ("mean", "sd", "q05", "q95")})
-        orr = orr[(orr["kind"] == "population") & (orr["endpoint"] == main_endpoint(orr))]
-        size = min(float(experiment.trial.draws), _smallest_ess(folder))
-        return orr[[*_KEY[:4], "mean", "q05", "q95"]].assign(error=orr["sd"] / math.sqrt(size)).reset_index(drop=True)
-    except (ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"is damaged or not of this version: {reason}; `vtrial run` writes it", file=file) from None
+    orr = read_table(folder, "orr.csv")
+    if orr is None:
+        raise InputError("has no rows: the trial of this run has no cohorts", file=folder.file("orr.csv"))
+    size = min(float(experiment.trial.draws), _smallest_ess(folder))
+    rates = forest_data(orr)
+    return rates[[*_ROW, *_RATES]].assign(error=rates["sd"] / math.sqrt(size)), null_model_data(orr)
+
+
+def _survival(folder: RunFolder) -> pd.DataFrame:
+    """Median progression free survival of every arm, days; no rows where an earlier version wrote none."""
+    from vtrial.report.gather import read_table
+
+    table = read_table(folder, "endpoints.csv")
+    if table is None:
+        return pd.DataFrame(columns=_SURVIVAL[:-1])
+    return table.loc[table["endpoint"] == "pfs_median", _SURVIVAL[:-1]]
 
 
 def _smallest_ess(folder: RunFolder) -> float:
@@ -213,127 +254,3 @@ def _flat(value: Any, above: str = "") -> dict[str, str]:
     if isinstance(value, list):
         return {above: ", ".join(str(one) for one in value)}
     return {above: "-" if value is None else str(value)}
-
-
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-
-def _named(fits: pd.DataFrame) -> pd.DataFrame:
-    return fits.rename_axis("run").reset_index()
-
-
-def _fit_rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
-    assert found.fits is not None
-    head = ["run", "growth", "log density", "difference to the best", "weight by stacking", "k-hat above 0.7"]
-    rows = []
-    for row in _named(found.fits).to_dict("records"):
-        behind = "-" if row["difference"] == 0.0 else f"{row['difference']:.1f} ± {row['difference_error']:.1f}"
-        share = f"{row['unreliable']} of {row['num_models']}"
-        rows.append([str(row["run"]), row["growth"], f"{row['elpd']:.1f}", behind, f"{row['weight']:.2f}", share])
-    return head, rows
-
-
-def _table(found: Comparison) -> tuple[list[str], list[list[str]]]:
-    head = ["tumour type", "arm", "subgroup", *found.names, *(f"{name} - {found.names[0]}" for name in found.names[1:])]
-    groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for row in found.rates.to_dict("records"):
-        groups.setdefault(tuple(str(row[name]) for name in _KEY[:3]), {})[row["run"]] = {
-            str(k): v for k, v in row.items()
-        }
-    cells = []
-    for key, runs in groups.items():
-        rates = [_rate(runs.get(name)) for name in found.names]
-        cells.append([*key, *rates, *(_difference(runs.get(name)) for name in found.names[1:])])
-    return head, cells
-
-
-def _rate(row: Mapping[str, Any] | None) -> str:
-    from vtrial.report.tables import percent, percent_interval
-
-    return "-" if row is None else f"{percent(row['mean'])} {percent_interval(row['q05'], row['q95'])}"
-
-
-def _difference(row: Mapping[str, Any] | None) -> str:
-    if row is None or math.isnan(row["difference"]):
-        return "-"
-    verdict = "more than Monte Carlo error" if row["exceeds"] else "within Monte Carlo error"
-    return f"{100 * row['difference']:+.1f} ± {100 * row['difference_error']:.1f} points, {verdict}"
-
-
-_SAID_OF_FITS = (
-    "Log density of the curves of every PDX model, were it left out, summed; differences with their standard error\n"
-    "over models. Where k-hat is above 0.7 the density of a model is not to be relied on."
-)
-_SAID = (
-    "Mean and equal-tailed 90 % interval of the population's rate. Differences in points with their Monte Carlo\n"
-    f"standard error; more than {LIMIT} of them is more than chance."
-)
-
-
-def comparison_text(found: Comparison) -> str:
-    """The comparison as plain text, without boxes."""
-    from vtrial.report.tables import text_table
-
-    lines = []
-    for name, path, said in zip(found.names, found.paths, found.marks, strict=True):
-        lines.append(f"{name}: {path}" + (f" ({', '.join(said).upper()})" if said else ""))
-    blocks = ["\n".join(lines)]
-    if len(found.rates):
-        head, cells = _table(found)
-        blocks += [text_table("response rates", head, cells, None), _SAID]
-    if found.fits is not None:
-        head, cells = _fit_rows(found)
-        blocks += [text_table("fits, by PDX models left out", head, cells, None), _SAID_OF_FITS]
-    if len(found.settings):
-        rows = [[_short(str(cell)) for cell in row] for row in found.settings.itertuples(index=False, name=None)]
-        blocks.append(text_table("what differs in settings and inputs", list(found.settings.columns), rows, None))
-    else:
-        blocks.append("Settings and inputs are the same in all.")
-    return "\n\n".join(blocks) + "\n"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
-
-
-def comparison_page(found: Comparison) -> str:
-    """The comparison as one HTML page that needs nothing beside it; every name is escaped."""
-
-    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>" for row in rows)
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-
-    runs = "".join(
-        f"<li><b>{html.escape(name)}</b> {html.escape(str(path))}"
-        + (f" <strong>{html.escape(', '.join(said).upper())}</strong>" if said else "")
-        + "</li>"
-        for name, path, said in zip(found.names, found.paths, found.marks, strict=True)
-    )
-    head, cells = _table(found)
-    rates = ""
-    if len(found.rates):
-        from vtrial.report import runs_image
-
-        picture = base64.b64encode(runs_image(found.rates)).decode("ascii")
-        figure = f'<img alt="Response rate of every arm in each run" src="data:image/svg+xml;base64,{picture}">'
-        rates = f"<h2>Response rates</h2>{figure}{table(head, cells)}<p>{html.escape(_SAID)}</p>"
-    fits = ""
-    if found.fits is not None:
-        fits = f"<h2>Fits, by PDX models left out</h2>{table(*_fit_rows(found))}<p>{html.escape(_SAID_OF_FITS)}</p>"
-    settings = [[str(cell) for cell in row] for row in found.settings.itertuples(index=False, name=None)]
-    differs = table(list(found.settings.columns), settings) if settings else "<p>Nothing.</p>"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        "<title>vtrial compare</title><style>"
-        "body{font:15px/1.5 system-ui,sans-serif;color:#1c2733;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-        "main{overflow-x:auto}img{display:block;width:100%;max-width:52rem}table{border-collapse:collapse}"
-        "td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #e4e8ec;vertical-align:top}"
-        "</style></head><body><main><h1>Runs side by side</h1>"
-        f"<ul>{runs}</ul>{rates}{fits}"
-        f"<h2>What differs in settings and inputs</h2>{differs}</main></body></html>\n"
-    )

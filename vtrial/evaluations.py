@@ -140,7 +140,8 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Put the response rates of runs side by side: what differs, and whether by more than Monte Carlo error."""
-    from vtrial.compare import compared, comparison_page, comparison_text
+    from vtrial.compare import compared
+    from vtrial.report.comparison import comparison_page, comparison_text
 
     found = compared(run_dirs)
     if out is not None:

@@ -88,7 +88,8 @@ def runs_image(rates: pd.DataFrame) -> bytes:
         colour = PALETTE[place % len(PALETTE)]
         for row in records(rates[rates["run"] == run]):
             y = tops[row["tumour_type"], row["arm"], row["subgroup"]] + place * LINE
-            _bar(axes, {**row, "y": y}, "q05", "q95", colour, 1.8, None)
+            _bar(axes, {**row, "y": y}, "q05", "q95", colour, 1.4, None)
+            _bar(axes, {**row, "y": y}, "q25", "q75", colour, 4.0, None)
             axes.plot([100 * row["mean"]], [y], marker="o", markersize=5, color=colour, linestyle="none", label=run)
     _finish(axes, labels, height)
     _legend(figure, axes, 1)
