@@ -208,7 +208,14 @@ BAD_OPTIONS = [
     ("fit.chans=3", ["--set fit.chans=3: fit.chans:", "did you mean 'chains'"]),
     ("name.x=3", ["name:", "no keys below"]),
     ("trial.cohorts.1.label=x", ["trial.cohorts:", "0..0", "found '1'"]),
-    ("trial.cohorts.-1.label=x", ["trial.cohorts:", "0..0"]),
+    ("trial.cohorts.-1.label=x", ["trial.cohorts:", "0..0 or one of 'LGSOC'"]),
+    ("trial.cohorts.LGSOX.label=x", ["trial.cohorts:", "found 'LGSOX'; did you mean 'LGSOC'?"]),
+    (
+        "trial.cohorts.0.arms.avutometinib 3.3 mg.num_patients=3",
+        ["trial.cohorts.0.arms:", "one of 'both', 'avutometinib 3.2 mg'", "did you mean 'avutometinib 3.2 mg'?"],
+    ),
+    ("trial.arms.both.num_patients=3", ["write trial.cohorts.TUMOUR_TYPE.arms.NAME.KEY=VALUE"]),
+    ("trial.cohorts.LGSOC.arms.both.num_patients=0", ["trial.cohorts.0.arms.0.num_patients:", "found 0"]),
     ("trial.cohorts.0.arms.1.num_patients=0", ["trial.cohorts.0.arms.1.num_patients:", "found 0"]),
     ("fit.seed=&a 1", ["--set fit.seed=&a 1:", "not allowed"]),
     ("fit.gates={rhat: 3, rhat: 4}", ["given twice"]),
@@ -223,6 +230,39 @@ def test_refuses_options(file: Path, option: str, expected: list[str]) -> None:
     assert str(caught.value).startswith("--set ")
     for part in expected:
         assert part in str(caught.value)
+
+
+def test_items_of_a_list_are_set_by_their_names(file: Path) -> None:
+    """As `vtrial compare` writes them; a name may hold dots, and a name that two items have is refused."""
+    options = [
+        "trial.cohorts.LGSOC.arms.avutometinib 3.2 mg.num_patients=30",
+        "trial.cohorts.LGSOC.arms.both.observed.all.responders=7",
+    ]
+    first, second = load_experiment(file, options).trial.cohorts[0].arms
+    assert second.num_patients == 30 and first.observed[0].responders == 7
+    cohort = FULL[FULL.index("    - tumour_type") : FULL.index("report:")]
+    file.write_text(
+        FULL.replace("report:", cohort.replace("both", "b").replace("name: avu", "name: x avu") + "report:")
+    )
+    with pytest.raises(InputError, match=r"trial\.cohorts: has 2 called 'LGSOC': give an index"):
+        load_experiment(file, ["trial.cohorts.LGSOC.label=x"])
+
+
+def test_a_schedule_that_is_set_takes_the_place_of_what_it_stands_for(file: Path, tmp_path: Path) -> None:
+    """A run stores repeat, on and cycle in place of a schedule; the other keys of the dosing stay."""
+    stored = tmp_path / "stored.yaml"
+    stored.write_text(resolved_yaml(load_experiment(file), tmp_path))
+    for option, expected in (
+        ("schedule=BID", (2, None, 1, None, None)),
+        ("schedule='d1,8 q21d'", (1, (1, 8), 21, None, None)),
+    ):
+        for read in (lambda sets: load_experiment(file, sets), lambda sets: load_resolved(stored, overrides=sets)):
+            arm = read([f"trial.cohorts.0.arms.0.drugs.defactinib.{option}"]).trial.cohorts[0].arms[0]
+            own = arm.drugs["defactinib"]
+            assert (own.times_per_day, own.days, own.repeat, own.on, own.cycle) == expected
+            assert own.dose.value == 200.0
+    with pytest.raises(InputError, match=r"defactinib\.schedule: does not understand 'BIDD'"):
+        load_experiment(file, ["trial.cohorts.0.arms.0.drugs.defactinib.schedule=BIDD"])
 
 
 def test_many_faults_are_one_short_line(file: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from vtrial.config import Experiment
 from vtrial.errors import InputError
-from vtrial.yamlfile import KeyPath, YamlDocument, dump_yaml, parse_yaml_value, read_yaml, validated
+from vtrial.yamlfile import KeyPath, YamlDocument, dump_yaml, nearest, parse_yaml_value, read_yaml, validated
 
 QUICK: dict[str, Any] = {
     "fit": {
@@ -47,7 +47,9 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = (),
     path : path
         The experiment file.
     overrides : sequence of str
-        Texts ``a.b=c``; the value is YAML, a list is entered by index (``trial.cohorts.0.arms.1.num_patients=30``).
+        Texts ``a.b=c``; the value is YAML, a list is entered by index or name
+        (``trial.cohorts.0.arms.1.num_patients=30``, ``trial.cohorts.ovarian.arms.T 2 mg.num_patients=30``). A
+        ``schedule`` takes the place of all that it stands for.
     quick : bool
         Whether the quick settings are laid over the file.
 
@@ -192,6 +194,12 @@ def _laid_over(document: YamlDocument, overlay: Mapping[str, Any], origin: KeyPa
     return YamlDocument(document.file, data, placed(document.lines), placed(document.overrides))
 
 
+#: keys by which an item of a list is called, beside its index
+_CALLED = ("name", "tumour_type", "subgroup")
+#: keys of a dosing that a schedule stands for
+_SCHEDULE = ("times_per_day", "days", "repeat", "on", "cycle")
+
+
 def _overridden(document: YamlDocument, text: str) -> YamlDocument:
     """Set one key to the value of ``a.b=c``."""
     option = f"--set {text[:80]}"
@@ -204,28 +212,57 @@ def _overridden(document: YamlDocument, text: str) -> YamlDocument:
     node: Any = data
     path: KeyPath = ()
     while steps:
-        if isinstance(node, list):
-            index = steps.pop(0)
-            if not (index.isascii() and index.isdigit() and int(index[:9]) < len(node)):
-                allowed = f"an index in 0..{len(node) - 1}" if node else "nothing, the list is empty"
-                message = f"is a list: allowed after it is {allowed}, found {index[:80]!r}"
-                raise InputError(message, file=option, key=".".join(map(str, path)))
-            step: Any = int(index)
-        elif isinstance(node, dict):
-            # Names may hold dots, so the longest name that exists is taken.
-            ends = [end for end in range(len(steps), 0, -1) if ".".join(steps[:end]) in node]
-            end = ends[0] if ends else 1
-            step, steps = ".".join(steps[:end]), steps[end:]
-            if steps and node.get(step) is None:
-                node[step] = {}
-        else:
-            message = "holds one value and has no keys below it"
-            raise InputError(message, file=option, key=".".join(map(str, path)))
+        step, steps = _step(node, steps, option, path)
+        if steps and isinstance(node, dict) and node.get(step) is None:
+            node[step] = {}
         path = (*path, step)
         if not steps:
+            if step == "schedule" and path[-3:-2] == ("drugs",) and value is not None:
+                # a run stores what a schedule stands for: the new one takes the place of all of it
+                for key in _SCHEDULE:
+                    node.pop(key, None)
             node[step] = value
         else:
             node = node[step]
     lines = {at: line for at, line in document.lines.items() if at[: len(path)] != path}
     overrides = {at: one for at, one in document.overrides.items() if at[: len(path)] != path}
     return YamlDocument(document.file, data, lines, {**overrides, path: text})
+
+
+def _step(node: Any, steps: list[str], option: str, path: KeyPath) -> tuple[Any, list[str]]:
+    """Key or index below a node that the first steps name, and the steps that are left."""
+    if isinstance(node, list):
+        return _item(node, steps, option, path)
+    if not isinstance(node, dict):
+        raise InputError("holds one value and has no keys below it", file=option, key=_dotted(path))
+    if path == ("trial",) and steps[0] == "arms":
+        message = "arms belong to a cohort: write trial.cohorts.TUMOUR_TYPE.arms.NAME.KEY=VALUE"
+        raise InputError(message, file=option)
+    # names may hold dots: the longest that exists is taken
+    end = next((end for end in range(len(steps), 0, -1) if ".".join(steps[:end]) in node), 1)
+    return ".".join(steps[:end]), steps[end:]
+
+
+def _item(items: list[Any], steps: list[str], option: str, path: KeyPath) -> tuple[int, list[str]]:
+    """Index of the item of a list that the first steps call by index or name, and the steps that are left."""
+    first = steps[0]
+    if first.isascii() and first.isdigit() and int(first[:9]) < len(items):
+        return int(first), steps[1:]
+    called = [next((str(one[key]) for key in _CALLED if key in one), "") for one in items if isinstance(one, dict)]
+    names = [name for name in called if name] if len(called) == len(items) else []
+    for end in range(len(steps), 0, -1):
+        name = ".".join(steps[:end])
+        if names.count(name) == 1:
+            return called.index(name), steps[end:]
+        if name in names:
+            raise InputError(f"has {names.count(name)} called {name!r}: give an index", file=option, key=_dotted(path))
+    allowed = f"an index in 0..{len(items) - 1}" if items else "nothing, the list is empty"
+    if names:
+        allowed += f" or one of {', '.join(map(repr, dict.fromkeys(names)))}"
+    near = nearest(".".join(steps), names) or nearest(first, names)
+    message = f"is a list: allowed after it is {allowed}, found {first[:80]!r}{near}"
+    raise InputError(message, file=option, key=_dotted(path))
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
