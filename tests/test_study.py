@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -66,9 +67,33 @@ def test_endpoints_are_there_without_simulating(made_run) -> None:
     folder = made_run("a", {ARM: 0.25})
     with pytest.raises(InputError, match=r"holds no endpoints\.csv"):
         vtrial.load(folder).endpoints()
-    (folder / "endpoints.csv").write_text("arm,tumour_type,endpoint,q50\nNA,ovarian,pfs_median,168\n")
-    table = vtrial.load(folder).endpoints()
-    assert table.to_dict("records") == [{"arm": "NA", "tumour_type": "ovarian", "endpoint": "pfs_median", "q50": 168}]
+    head = "arm,tumour_type,subgroup,endpoint,unit,q05,q50,q95,missing"
+    (folder / "endpoints.csv").write_text(f"{head}\nNA,ovarian,all,pfs_median,day,,168,,0.5\n")
+    (row,) = vtrial.load(folder).endpoints().to_dict("records")
+    assert row["arm"] == "NA" and row["q50"] == 168 and math.isnan(row["q95"])
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        (lambda text: text[:-30], "it ends in the middle of a line"),
+        (lambda text: text.replace("endpoint", "end", 1), "no column endpoint"),
+        (lambda text: text.replace("0.25", "a quarter", 1), "a quarter"),
+        (lambda text: "", "No columns"),
+    ],
+)
+def test_a_damaged_table_is_one_error_that_names_it(made_run, spoilt, reason: str) -> None:
+    folder = made_run("a", {ARM: 0.25})
+    (folder / "orr.csv").write_text(spoilt((folder / "orr.csv").read_text()))
+    for look in (study.Run.orr, study.Run.plot_orr, study.Run._repr_html_):
+        with pytest.raises(InputError, match=rf"a/orr\.csv: is damaged .*{reason}.*; `vtrial run` writes it"):
+            look(vtrial.load(folder))
+
+
+def test_a_table_without_rows_has_its_columns(made_run) -> None:
+    folder = made_run("a", {ARM: 0.25})
+    (folder / "orr.csv").write_text((folder / "orr.csv").read_text().splitlines()[0] + "\n")
+    assert vtrial.load(folder).table("orr.csv").empty and "arm" in vtrial.load(folder).table("orr.csv")
 
 
 @pytest.mark.parametrize(
@@ -170,27 +195,21 @@ print(json.dumps(told))
 """
 
 
-def commands_of(document: Path) -> list[str]:
-    return [line.strip() for line in document.read_text().splitlines() if line.startswith("    vtrial ")]
-
-
-def test_commands_of_the_documents_exist(repository: Path) -> None:
-    known = {str(name) for name in cli._commands()}
-    for document in sorted((repository / "docs").glob("*.md")):
-        for command in commands_of(document):
-            words = command.split()
-            assert words[1] in known, (document.name, command)
+COMMANDS = (
+    "vtrial new my-study",
+    "vtrial run my-study/experiment.yaml --quick",
+    "vtrial run my-study/experiment.yaml --quick --set trial.visits.every_days=28 --out four-weeks --reuse-fits runs",
+    "vtrial compare RUN four-weeks --out compare.html",
+)
 
 
 @pytest.mark.slow
-def test_the_tutorial_from_its_first_command_to_other_arms(tmp_path: Path, repository: Path) -> None:
-    """The commands of docs/tutorial.md as they stand there, on one study; then what a notebook asks of its run."""
-    commands = commands_of(repository / "docs" / "tutorial.md")
-    assert len(commands) >= 6
+def test_a_study_from_its_first_command_to_other_arms(tmp_path: Path) -> None:
+    """A new study with a whole quick fit, and what a notebook asks of its run."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     environment = {"VTRIAL_CACHE": str(tmp_path / "cache"), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     environment |= {"PYTHONWARNINGS": "error"}
-    told = json.loads(process(DRIVER, json.dumps(commands), folder=tmp_path, **environment).splitlines()[-1])
+    told = json.loads(process(DRIVER, json.dumps(COMMANDS), folder=tmp_path, **environment).splitlines()[-1])
     arms = ["drug-x 50 mg", ARM, "trametinib 2 mg + drug-x 50 mg"]
     # nothing changed: the same counts; the same arm under another name and beside others: the same patients
     assert told["same"] and told["other"]["as it was"] == pytest.approx(told["mean"][ARM], rel=1e-12)

@@ -215,12 +215,21 @@ class Run:
         return Trial(tables[0], tables[1], Patients(*tables[2:4]), self.marks, tables[4])
 
     def table(self, name: str) -> pd.DataFrame:
-        """A CSV table of the run folder, such as ``mouse_response.csv``; only an empty cell is missing."""
+        """A CSV table of the run folder, such as ``mouse_response.csv``; only an empty cell is missing.
+
+        Raises
+        ------
+        InputError
+            No such table, or a damaged one.
+        """
+        from vtrial.report.gather import read_table
+
         file = self._folder.file(name)
         if not file.is_file():
             there = sorted(str(one.relative_to(self.path)) for one in self.path.rglob("*.csv"))
             raise InputError(f"is not there; tables of the run: {', '.join(there) or 'none'}", file=file)
-        return pd.read_csv(file, keep_default_na=False, na_values=[""])
+        table = read_table(self._folder, name)
+        return pd.read_csv(file) if table is None else table  # without rows it still has its columns
 
     def orr(self, endpoint: str | None = None) -> pd.DataFrame:
         """Response rates, a row per tumour type, arm and subgroup; see `Trial.orr`."""

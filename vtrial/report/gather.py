@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from vtrial.errors import InputError
-from vtrial.inputs import Inputs, marks
+from vtrial.inputs import Inputs, marks, unusual_doses
 from vtrial.report.fit import prior_posterior, worst_chains
 from vtrial.report.page import ReportInputs
 from vtrial.store import RunFolder
@@ -23,7 +24,7 @@ _CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 _RATES = ("mean", "q05", "q25", "q50", "q75", "q95")
 #: tables of a run folder that the page reads -> columns of text and of numbers that it cannot do without
 _NEEDED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "orr.csv": (("arm", "tumour_type", "subgroup", "endpoint", "kind", "source"), ("num_patients", *_RATES)),
+    "orr.csv": (("arm", "tumour_type", "subgroup", "endpoint", "kind", "source"), ("num_patients", "sd", *_RATES)),
     "diagnostics.csv": (("parameter",), ("mean", "sd", "q05", "q95", "rhat", "ess_bulk", "ess_tail")),
     "mouse_response.csv": (("tumour_type", "arm"), ("num_models", "observed", "mean", "q05", "q95")),
     "endpoints.csv": (("arm", "tumour_type", "subgroup", "endpoint", "unit"), ("q05", "q50", "q95", "missing")),
@@ -54,14 +55,17 @@ def read_table(folder: RunFolder, name: str) -> pd.DataFrame | None:
     Raises
     ------
     InputError
-        Where it is not a table, or lacks what the page needs of it.
+        Where it is not a table, ends in the middle of a line, or lacks what the page needs of it.
     """
     if not folder.exists(name):
         return None
     file = folder.file(name)
     texts, numbers = _NEEDED.get(name, ((), ()))
     try:
-        table = pd.read_csv(file, **_CSV)
+        content = file.read_bytes()
+        if content and not content.endswith(b"\n"):
+            raise ValueError("it ends in the middle of a line")
+        table = pd.read_csv(io.BytesIO(content), **_CSV)
         if missing := [column for column in (*texts, *numbers) if column not in table]:
             raise ValueError(f"no column {', '.join(missing)}")
         for column in numbers:
@@ -131,6 +135,7 @@ def report_inputs(inputs: Inputs, folder: RunFolder, trial: Mapping[str, pd.Data
         diagnostics=diagnostics,
         gates=manifest["fit"]["gates"],
         prior_entries=entries,
+        doubts=tuple(unusual_doses(inputs)),
         notes=(*inputs.dataset.notes, *(f"{drug}: {word}" for drug, word in origins.items())),
         endpoints=read_table(folder, "endpoints.csv"),
         uncertainty=_without(read_table(folder, "uncertainty.csv"), "note"),
