@@ -66,6 +66,69 @@ def test_check_says_which_drugs_no_mouse_had(
     assert "no mice of ovarain (the table has ovarian): growth" in said and "Did you mean 'ovarian'?" in said
 
 
+def test_check_asks_whether_an_unusual_dose_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """mg for ug is 1,000-fold; 20 times the reference per day is asked about, 19 times is not."""
+    monkeypatch.chdir(tmp_path)
+    file = str(new_study(tmp_path / "s"))
+    arm = "trial.cohorts.ovarian.arms.trametinib 2 mg.drugs.trametinib"
+
+    def warnings(*sets: str) -> list[str]:
+        assert cli.main(["check", file, *(word for one in sets for word in ("--set", one))]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+
+    assert warnings() == [] == warnings(f"{arm}.dose=38 mg") == warnings(f"{arm}.dose=0.11 mg")
+    (said,) = warnings(f"{arm}.dose=2 g")
+    assert said == (
+        "warning   trial.cohorts.0.arms.0.drugs.trametinib.dose: 2000 mg once a day is 1,000 times the dose per day of "
+        "the reference of trametinib (2 mg once a day): are amount, unit and schedule meant so?"
+    )
+    # a schedule counts as well; arms that are dosed alike are one line
+    assert len(warnings(f"{arm}.dose=20 mg", f"{arm}.schedule=BID")) == 1
+    both = [f"trial.cohorts.0.arms.{place}.drugs.drug-x.dose=50 ug" for place in (1, 2)]
+    (said,) = warnings(*both)
+    # 0.05 mg on 3 of 4 weeks: 1 / (1000 x 4/3) of the reference
+    assert "trial.cohorts.0.arms.1.drugs.drug-x.dose (and in 1 more): 0.05 mg twice a day" in said
+    assert "1/1,333 of the dose per day of the reference of drug-x (50 mg twice a day)" in said
+
+
+def test_a_path_that_leads_nowhere_is_answered_by_the_nearest_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip in the name, or a path written relative to another folder."""
+    monkeypatch.chdir(tmp_path)
+    file = str(new_study(tmp_path / "s"))
+    for option, near in (
+        ("data.path=data/volume.csv", "volumes.csv"),
+        ("data.path=volumes.csv", f"{tmp_path}/s/data/volumes.csv"),
+        ("data.path=s/data/volumes.csv", f"{tmp_path}/s/data/volumes.csv"),
+        ("priors=[prior.yaml]", "priors.yaml"),
+        ("priors=[s/priors.yaml]", f"{tmp_path}/s/priors.yaml"),
+    ):
+        assert cli.main(["check", file, "--set", option]) == 2
+        assert f"; did you mean {near!r}?" in capsys.readouterr().err, option
+    assert cli.main(["check", file, "--set", "data.path=elsewhere.parquet"]) == 2
+    assert capsys.readouterr().err.endswith("elsewhere.parquet: no such table.\n")
+
+
+def test_an_unknown_drug_is_answered_by_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the key and both places; what it says to write is taken."""
+    monkeypatch.chdir(tmp_path)
+    file = new_study(tmp_path / "s")
+    table = tmp_path / "s" / "data" / "volumes.csv"
+    table.write_text(table.read_text().replace("trametinib", "zz-12"))
+    assert cli.main(["check", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "fit.drug_classes.zz-12: unknown drug 'zz-12'; write `drugs: {'zz-12': {drug_class: CLASS}}` into" in said
+    assert "`fit: {drug_classes: {'zz-12': CLASS}}` into the experiment" in said
+    assert cli.main(["check", str(file), "--set", "fit.drug_classes={'zz-12': RAF/MEK}"]) == 0
+    (tmp_path / "s" / "more.yaml").write_text("drugs: {'zz-12': {drug_class: RAF/MEK}}\n")
+    assert cli.main(["check", str(file), "--set", "priors=[priors.yaml, more.yaml]"]) == 0
+
+
 def test_an_alias_works_in_either_direction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

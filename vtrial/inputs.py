@@ -13,21 +13,27 @@ from vtrial.config import Cohort, Experiment
 from vtrial.dataset import Dataset, read_dataset
 from vtrial.dose_response import DoseResponse
 from vtrial.doses import written_dose
-from vtrial.dosing import calendar, relative_dose_rate
+from vtrial.dosing import calendar, describe, relative_dose_rate
 from vtrial.errors import InputError
 from vtrial.evidence import read_evidence
 from vtrial.experiment import fit_key, run_key
 from vtrial.model_format import DOSE_PRIORS, FIT_FORMAT, PRIORS
 from vtrial.priors import Priors, load_priors
+from vtrial.progress import LOG
 from vtrial.store import default_run_dir, file_sha256
 from vtrial.table import fold, listed, nearest
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
 RUN_FORMAT = 8
+#: planned dose per day over that of the reference, either way, from which on `check` asks whether it is meant. A slip
+#: of a prefix (g, mg, ug) is 1,000-fold, so this finds it for every dose between 1/50 and 50 times the reference; the
+#: 138 dosings of the shipped trials and experiments lie between 1/4 and 2.5 times theirs.
+UNUSUAL_DOSE = 20.0
 #: what else to do about a drug of the table that no prior knows
 UNKNOWN = (
-    "; if it is a known drug under a name of your table, say which in data.aliases ({shown}: NAME), as of a "
-    "combination its drugs ({shown}: A + B)"
+    " or, where no arm of the trial gives it, `fit: {{drug_classes: {{{shown!r}: CLASS}}}}` into the experiment; if it "
+    "is a known drug under a name of your table, say which in data.aliases ({shown}: NAME), as of a combination its "
+    "drugs ({shown}: A + B)"
 )
 DATA_SETTINGS = (
     "layout",
@@ -200,6 +206,33 @@ def _check_cohort(experiment: Experiment, index: int, cohort: Cohort, priors: Pr
             )
 
 
+def unusual_doses(inputs: Inputs) -> list[str]:
+    """A sentence for every dosing of the trial that is `UNUSUAL_DOSE` times its drug's reference, or a part of that."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for i, cohort in enumerate(inputs.experiment.trial.cohorts):
+        for j, arm in enumerate(cohort.arms):
+            for drug, dosing in arm.drugs.items():
+                info = inputs.priors.drug(drug)
+                if info.pk is None:
+                    continue
+                given, reference = dosing.to_dosing(), info.pk.reference.to_dosing()
+                ratio = relative_dose_rate(given, reference)
+                if 1.0 / UNUSUAL_DOSE < ratio < UNUSUAL_DOSE:
+                    continue
+                times = f"{ratio:,.0f} times" if ratio >= 1.0 else f"1/{1.0 / ratio:,.0f} of"
+                what = f"{describe(given)} is {times} the dose per day of the reference of {info.name}"
+                said = f"{what} ({describe(reference)}): are amount, unit and schedule meant so?"
+                found.setdefault((drug, said), []).append(f"trial.cohorts.{i}.arms.{j}.drugs.{drug}.dose")
+    more = (f" (and in {len(keys) - 1} more)" if len(keys) > 1 else "" for keys in found.values())
+    return [f"{keys[0]}{also}: {said}" for also, ((_, said), keys) in zip(more, found.items(), strict=True)]
+
+
+def warn(inputs: Inputs) -> None:
+    """Log what is allowed and probably meant otherwise."""
+    for line in unusual_doses(inputs):
+        LOG.warning("warning: %s", line)
+
+
 def check(experiment: Experiment) -> str:
     """Say what would run: what was read, what is kept out and why, arms and doses; touches no device."""
     inputs = read_inputs(experiment)
@@ -250,6 +283,7 @@ def check(experiment: Experiment) -> str:
                 "the trial under another name, say so in data.aliases"
             )
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")
+    lines += [f"warning   {line}" for line in unusual_doses(inputs)]
     return "\n".join(lines)
 
 

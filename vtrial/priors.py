@@ -149,7 +149,8 @@ class Priors:
         own = self._drug_names.get(plain_name(name))
         if own is None:
             every = [*self.drugs, *(code for drug in self.drugs.values() for code in drug.code_names)]
-            raise InputError(f"unknown drug {shown(name)}{nearest(name, every)}; add it under `drugs` in a priors file")
+            write = f"write `drugs: {{{shown(name)}: {{drug_class: CLASS}}}}` into a file under `priors`"
+            raise InputError(f"unknown drug {shown(name)}{nearest(name, every)}; {write}")
         return self.drugs[own]
 
     def with_drugs(self, classes: Mapping[str, str]) -> Priors:

@@ -15,7 +15,7 @@ from vtrial.config import Experiment
 from vtrial.devices import Kind, versions
 from vtrial.errors import GateError, InputError
 from vtrial.experiment import load_resolved, resolved_yaml
-from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs
+from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs, warn
 from vtrial.model_format import FIT_FORMAT
 from vtrial.progress import reporting
 from vtrial.store import ORR_DRAWS, RunFolder, default_run_dir, file_sha256, made_by
@@ -146,6 +146,7 @@ def run(
 
     inputs = read_inputs(experiment)
     folder, reuse = _folder(inputs, out, reuse)
+    warn(inputs)
     with folder.lock(), reporting(console) as progress:
         _begin(inputs, folder, devices)
         entry = fit_stage(inputs, folder, devices.fit, progress, reuse)
@@ -241,6 +242,7 @@ def simulate(
         made = _made_otherwise(folder.manifest())
         why = f"was made by {made}" if made else "the settings, table or priors of the fit have changed since"
         raise InputError(f"{why}; run `vtrial run` on the experiment", file=folder.path)
+    warn(inputs)
     with reporting(console) as progress:
         trial = trial_stage(inputs, folder, devices.trial, progress)
     config = inputs.experiment.trial

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from vtrial.errors import InputError
+from vtrial.yamlfile import nearest_file
 
 REQUIRED = ("study", "tumour_type", "pdx_model", "mouse", "arm", "day", "volume_mm3")
 OPTIONAL = ("body_weight_g", "host_strain", "passage", "implant_site", "source", "exclude")
@@ -50,7 +51,9 @@ def content_of(path: Path, if_missing: str | None) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise InputError("no such table." + (f" {if_missing}" if if_missing else ""), file=path) from None
+        near = nearest_file(path)
+        said = f"no such table{near or '.'}" + (f" {if_missing}" if if_missing else "")
+        raise InputError(said, file=path) from None
     except IsADirectoryError:
         raise InputError("is a folder; the path of a CSV or xlsx file is needed", file=path) from None
     except OSError as error:

@@ -7,6 +7,7 @@ it has been judged. Scalars follow the core schema of YAML 1.2; the keys of a ma
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
@@ -144,6 +145,23 @@ def nearest(word: object, names: Iterable[object]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def nearest_file(path: Path) -> str:
+    """Give ``; did you mean 'x'?`` for a path that does not exist: a name like it in its folder, or its end elsewhere.
+
+    Elsewhere is below the folders above it or the working folder: a path is easily written relative to another folder.
+    """
+    with contextlib.suppress(OSError):
+        if path.parent.is_dir() and (said := nearest(path.name, (one.name for one in path.parent.iterdir()))):
+            return said
+        starts = [one for one in (*list(path.parents)[:4], Path.cwd()) if one.is_dir()]
+        within = [one for start in starts[:2] for one in sorted(start.iterdir()) if one.is_dir()]
+        for size in (3, 2, 1):
+            for start in (*starts, *within):
+                if (found := start.joinpath(*path.parts[-size:])).is_file():
+                    return f"; did you mean {str(found)!r}?"
+    return ""
+
+
 def shown(value: object) -> str:
     """Describe a value in at most about 80 characters."""
     if value is None:
@@ -167,8 +185,7 @@ def _file_bytes(file: Path) -> bytes:
         if file.is_dir():
             raise InputError("is a folder; the path of a YAML file is needed", file=file)
         if not file.exists():
-            there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-            raise InputError("does not exist" + nearest(file.name, there), file=file)
+            raise InputError("does not exist" + nearest_file(file), file=file)
         if not file.is_file():
             raise InputError("is not a regular file", file=file)
         with file.open("rb") as stream:

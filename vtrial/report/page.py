@@ -61,6 +61,8 @@ class ReportInputs:
         Rows of the CSV table of that name.
     scans : mapping
         Tumour type of a cohort -> the medians of the priors of its scans: visit_delay (days), missed_visit (a share).
+    doubts : tuple of str
+        What is allowed in the protocol and probably meant otherwise, one sentence each.
     notes : tuple of str
         What the reader must know beside, one sentence each.
     synthetic, quick : bool
@@ -91,6 +93,7 @@ class ReportInputs:
     contrasts: pd.DataFrame | None = None
     exceedance: pd.DataFrame | None = None
     scans: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     synthetic: bool = False
     quick: bool = False
