@@ -338,8 +338,14 @@ FAULTS = {
     "missing column": (GOOD.replace("volume_mm3", "tumour_volume"), ":1: no column volume_mm3", "'tumour_volume'"),
     "missing columns": (
         GOOD.replace("tumour_type", "tumor_type").replace("pdx_model", "cell_line"),
-        ":1: no column tumour_type (perhaps 'tumor_type'), pdx_model. The table has study, tumor_type, cell_line",
-        "data.columns: {tumour_type: its name in the table}",
+        ":1: no column tumour_type (perhaps 'tumor_type'), pdx_model (perhaps 'cell_line'). The table has study, ",
+        "Write data.columns: {tumour_type: tumor_type, pdx_model: cell_line}, or",
+    ),
+    "columns called as others call them": (
+        "Site,PDX.ID,Animal_No,Group,Study Day,TV (mm3)\nBRCA,X,1,untreated,0,200\n",
+        ":1: no column tumour_type, pdx_model (perhaps 'PDX.ID'), mouse (perhaps 'Animal_No'), ",
+        "{tumour_type: its name in the table, pdx_model: PDX.ID, mouse: Animal_No, arm: Group, day: Study Day, "
+        "volume_mm3: TV (mm3)}, or data.constants",
     ),
     "column twice": (GOOD.replace("study", "day"), ":1: the header names day twice", "rename one"),
     "header only": (HEADER, ":1: has a header but no rows", "one row per measurement"),

@@ -8,6 +8,9 @@ import xarray as xr
 
 from vtrial.config import FitConfig
 from vtrial.diagnostics import check_gates, summarise
+from vtrial.errors import GateError
+from vtrial.fitting import judge
+from vtrial.store import RunFolder
 
 CHAINS, NUM_DRAWS = 4, 500
 CONFIG = FitConfig()
@@ -148,3 +151,26 @@ def test_limits_come_from_the_configuration():
     loose = FitConfig.model_validate({"gates": {"rhat": 9.0, "ess_bulk": 0, "ess_tail": 0, "rhat_pdx_model": 9.0}})
     effect = np.stack([shifted(1.0), shifted(1.0)], axis=-1)
     assert failed(tree_of(effect=effect)) and not failed(tree_of(effect=effect), loose)
+
+
+@pytest.mark.parametrize(
+    ("name", "quick", "advice"),
+    [
+        ("R-hat, population", False, "give fit.warmup and fit.draws more"),
+        ("tail ESS, population", False, "give fit.warmup and fit.draws more"),
+        ("share of divergent draws", False, "raise fit.target_accept"),
+        ("share of draws at greatest tree depth", False, "raise fit.max_tree_depth"),
+        ("R-hat, population", True, "run it without --quick"),
+    ],
+)
+def test_the_verdict_says_what_failed_and_what_to_do(tmp_path, name: str, quick: bool, advice: str) -> None:
+    folder = RunFolder(tmp_path / "run").create()
+    folder.update_manifest({"quick": quick})
+    gate = {"name": name, "limit": 1.01, "value": 1.25, "where": "loss", "passed": False}
+    passed = gate | {"name": "share of divergent draws", "passed": True}
+    judge({"passed": True, "gates": [passed]}, folder)
+    with pytest.raises(GateError) as caught:
+        judge({"passed": False, "gates": [passed, gate]}, folder)
+    message = str(caught.value)
+    assert f": {name} 1.25 at loss (limit 1.01); " in message
+    assert advice in message and message.count(";") == 1

@@ -605,6 +605,16 @@ def test_synthetic_data_and_quick_runs_are_said_in_the_head():
     assert "The tumour volumes are synthetic" in head and "Quick run:" in head
 
 
+def test_an_unusual_dose_is_said_in_the_head_and_what_a_comparison_is_of_beside_it(made_up):
+    page, _ = made_up
+    assert "An unusual dose" not in page and "given as it is given beside its partner" in page
+    assert "may be a point smaller than beside its drugs alone, above" in page
+    page = build_report(made_up_inputs(doubts=("arms.0.dose: <2 g> is 1,000 times",)))
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert "<strong>An unusual dose:</strong> arms.0.dose: &lt;2 g&gt; is 1,000 times" in head
+    assert "may be a point smaller" not in build_report(made_up_inputs(superiority=None))
+
+
 def test_names_from_data_are_text_everywhere():
     bars, lines = patient_frames(arms=(HOSTILE,))
     entry = dict.fromkeys(("name", "family", "unit", "source", "certainty", "note"), HOSTILE) | {"parameters": {}}

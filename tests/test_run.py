@@ -325,6 +325,7 @@ def a_fit_that_does_not_pass(home: Path, told: Told) -> None:
     assert "warm-up" not in told.err
     last = told.err.splitlines()[-1]
     assert last.startswith("vtrial: error: the fit did not pass its gates: bulk ESS, population ")
+    assert "a quick fit has few draws: run it without --quick" in last
     assert all((home / name).is_file() for name in FILES)
     assert all(row["source"].startswith("FIT DID NOT PASS ITS GATES; quick") for row in rows(home / "orr.csv"))
     assert all(row["note"].startswith("FIT DID NOT PASS") for row in rows(home / "mouse_response.csv"))

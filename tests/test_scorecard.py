@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from vtrial import cli, experiment, posterior, scorecard, validation
+from vtrial.priors import load_priors
 from vtrial.store import RunFolder
 from vtrial.validation import COLUMNS, MEDIAN_COLUMNS, Validation, coverage, summary
 
@@ -118,6 +119,28 @@ def test_command_writes_the_three_files_and_says_what_the_mice_are(fitted, tmp_p
     page = (out / "validation.html").read_text()
     assert "synthetic data" in page
     assert "http://" not in page and "https://" not in page
+
+
+def test_arms_of_chosen_classes_alone(fitted, tmp_path, monkeypatch, capsys) -> None:
+    """Every drug of an arm is of them; the page and its command say so, and a slip writes nothing."""
+    priors = load_priors()
+    own = scorecard.of_classes(priors, ["RAF/MEK", "FAK"]).trials
+    assert own == tuple(
+        arm for arm in priors.trials if arm.drugs and all(priors.drug_class(d) in ("RAF/MEK", "FAK") for d in arm.drugs)
+    )
+    assert any(len(arm.drugs) == 2 for arm in own) and len(own) < len(priors.trials) / 2
+    assert scorecard.of_classes(priors, []) is priors
+    seen, score_arms = [], validation.validate
+    monkeypatch.setattr(validation, "validate", lambda *given: (seen.append(given[1].trials), score_arms(*given))[1])
+    out = tmp_path / "scores"
+    assert cli.main(["validate", "--out", str(out), "--run", str(fitted), "--classes", "RAF/MEK, FAK"]) == 0
+    assert seen == [own] and "ARMS OF RAF/MEK, FAK ALONE" in capsys.readouterr().out
+    page = (out / "validation.html").read_text()
+    assert "ARMS OF RAF/MEK, FAK ALONE" in page and "--classes RAF/MEK,FAK" in page
+    for word, said in (("RAF", "did you mean"), ("TNKS", "no published arm has drugs of TNKS alone")):
+        other = tmp_path / "other"
+        assert cli.main(["validate", "--out", str(other), "--run", str(fitted), "--classes", word]) == 2
+        assert said in capsys.readouterr().err and not other.exists()
 
 
 def test_a_folder_without_a_run_is_bad_input(tmp_path, capsys) -> None:

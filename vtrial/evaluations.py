@@ -280,6 +280,9 @@ def validate(
         Literal["orr", "all"],
         typer.Option(help="What trials teach: responders, or medians of PFS and time to response too."),
     ] = "orr",
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only arms whose drugs are all of these mechanism classes.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Predict and score every published arm, its own trial left out, and say whether mice help."""
@@ -287,16 +290,19 @@ def validate(
         check_run_folder(run_dir)
     devices = devices_of(device, "auto")
     from vtrial import scorecard
+    from vtrial.priors import load_priors
     from vtrial.published_medians import ENDPOINTS
     from vtrial.taught import Settings
 
     endpoints = ENDPOINTS if teach == "all" else ENDPOINTS[:1]
     settings = Settings.of(draws, patients, quick=quick)._replace(endpoints=endpoints)
     console, word = progress_console(), ""
+    chosen = [name.strip() for name in (classes or "").split(",") if name.strip()]
     if run_dir is None:
+        scorecard.of_classes(load_priors(), chosen)  # a slip is told before a fit begins
         run_dir, word = scorecard.choose_run(devices, console)
         print(word)
-    result = scorecard.validate(run_dir, word, out, settings, quick=quick, console=console)
+    result = scorecard.validate(run_dir, word, out, settings, quick=quick, console=console, classes=chosen)
     for line in (*result["marks"], *result["answer"]):
         print(plain(line))
     print(shown(result["page"]))

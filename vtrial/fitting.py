@@ -18,7 +18,7 @@ from vtrial.config import FitConfig
 from vtrial.devices import Kind, devices_for, fit_kind
 from vtrial.diagnostics import check_gates, summarise
 from vtrial.dose_table import dose_table
-from vtrial.errors import InputError
+from vtrial.errors import GateError, InputError
 from vtrial.evidence import evidence_arrays
 from vtrial.fitted import curve_quantiles
 from vtrial.inference import fit
@@ -120,6 +120,36 @@ def fit_stage(
     folder.update_manifest({"fit": entry})
     clear(folder, "fit")
     return entry
+
+
+def judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raise where the fit of a manifest's entry did not pass, with what failed and what to do.
+
+    Raises
+    ------
+    GateError
+        The fit did not pass its gates.
+    """
+    if entry["passed"]:
+        return
+    failed = [gate for gate in entry["gates"] if not gate["passed"]]
+    found = "; ".join(
+        f"{g['name']} {'undefined' if g['value'] is None else format(g['value'], '.4g')} at {g['where']} "
+        f"(limit {g['limit']:g})"
+        for g in failed
+    )
+    advice = [text for text, words in _ADVICE.items() if any(word in gate["name"] for gate in failed for word in words)]
+    if folder.manifest().get("quick"):
+        advice = ["a quick fit has few draws: run it without --quick, or give it more (quick: {fit: {warmup: 500, draws: 500}})"]
+    raise GateError(f"the fit did not pass its gates: {found}; {'; '.join(advice)}", folder.path)
+
+
+#: what to do -> parts of the names of the gates that call for it
+_ADVICE = {
+    "raise fit.target_accept": ("divergent",),
+    "raise fit.max_tree_depth": ("tree depth",),
+    "give fit.warmup and fit.draws more": ("R-hat", "ESS"),
+}
 
 
 def curve_shape(config: FitConfig) -> CurveShape:

@@ -274,12 +274,12 @@ def check(experiment: Experiment) -> str:
                         f"            {info.name} has no pharmacokinetics in the priors: its effect is constant on "
                         f"treated days, human over mouse uncertain (drugs.{info.name}.pk would say more)"
                     )
-    lines += [f"          {line}" for line in _without_mice_of_type(inputs)]
+    lines += [f"note      {line}" for line in _without_mice_of_type(inputs)]
     if unseen := _without_mice(inputs):
-        lines.append(f"          no mice under {', '.join(unseen)}: predicted from the class")
+        lines.append(f"note      no mice under {', '.join(unseen)}: predicted from the class")
         if unused := _drugs_of_no_arm(inputs):
             lines.append(
-                f"          drugs of the table that no arm gives: {', '.join(unused)}; if one is a drug of "
+                f"note      drugs of the table that no arm gives: {', '.join(unused)}; if one is a drug of "
                 "the trial under another name, say so in data.aliases"
             )
     lines.append(f"run       key {inputs.run_key}, folder {default_run_dir('runs', experiment.name, inputs.run_key)}")

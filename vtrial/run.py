@@ -13,7 +13,7 @@ import pandas as pd
 from vtrial.checkpoint import clear
 from vtrial.config import Experiment
 from vtrial.devices import Kind, versions
-from vtrial.errors import GateError, InputError
+from vtrial.errors import InputError
 from vtrial.experiment import load_resolved, resolved_yaml
 from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs, warn
 from vtrial.model_format import FIT_FORMAT
@@ -113,7 +113,7 @@ def fit(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
     GateError
         If the fit did not pass its gates; its outputs are written.
     """
-    from vtrial.fitting import fit_stage
+    from vtrial.fitting import fit_stage, judge
 
     inputs = read_inputs(experiment)
     folder, reuse = _folder(inputs, out)
@@ -121,7 +121,7 @@ def fit(experiment: Experiment, out: Path | None, *, devices: Devices, console: 
         _begin(inputs, folder, devices)
         entry = fit_stage(inputs, folder, devices.fit, progress, reuse)
         clear(folder)
-    _judge(entry, folder)
+    judge(entry, folder)
     return folder.path
 
 
@@ -140,7 +140,7 @@ def run(
     """
     from vtrial.contrasts import contrasts, exceedance
     from vtrial.discrepancy import discrepancies
-    from vtrial.fitting import fit_stage
+    from vtrial.fitting import fit_stage, judge
     from vtrial.simulation import mice_stage, trial_stage
     from vtrial.uncertainty import uncertainty_stage
 
@@ -176,20 +176,8 @@ def run(
         report_stage(inputs, folder, trial)
         folder.update_manifest({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         clear(folder)
-    _judge(entry, folder)
+    judge(entry, folder)
     return folder.path
-
-
-def _judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
-    if entry["passed"]:
-        return
-    failed = "; ".join(
-        f"{g['name']} {'undefined' if g['value'] is None else format(g['value'], '.4g')} at {g['where']} "
-        f"(limit {g['limit']:g})"
-        for g in entry["gates"]
-        if not g["passed"]
-    )
-    raise GateError(f"the fit did not pass its gates: {failed}", folder.path)
 
 
 def _stored_inputs(folder: RunFolder, overrides: Sequence[str] = ()) -> Inputs:
@@ -391,6 +379,7 @@ def crossvalidate(
         After everything is written, if the fit of a fold did not pass its gates.
     """
     from vtrial.crossvalidation import crossvalidation_stage
+    from vtrial.fitting import judge
 
     inputs = read_inputs(experiment)
     folder = RunFolder(out)
@@ -399,5 +388,5 @@ def crossvalidate(
         entries = crossvalidation_stage(inputs, folder, leave, folds, devices.fit, devices.trial, progress)
         folder.update_manifest({"leave": leave, "folds": entries})
     for entry in entries:
-        _judge(entry, folder)
+        judge(entry, folder)
     return pd.read_csv(folder.file("scores.csv"))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from vtrial.errors import GateError, InputError
-from vtrial.priors import load_priors, shipped_folder
+from vtrial.priors import Priors, load_priors, shipped_folder
 from vtrial.store import RunFolder
+from vtrial.yamlfile import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,6 +100,8 @@ def median_lines(medians: pd.DataFrame) -> list[str]:
     names = {"ttr": "time to response", "pfs": "progression free survival"}
     for endpoint, name in names.items():
         part = medians[(medians["endpoint"] == endpoint) & medians["counted"]]
+        if part.empty:
+            continue
         teachers = part[part["role"] == "calibration"]
         memory = int((part["certainty"] == "recalled").sum())
         inside, own = int(part["inside"].sum()), int(teachers["inside"].sum())
@@ -108,8 +112,36 @@ def median_lines(medians: pd.DataFrame) -> list[str]:
     return lines
 
 
+def of_classes(priors: Priors, classes: Sequence[str]) -> Priors:
+    """The priors with those published arms only whose drugs are all of these mechanism classes; all if none is named.
+
+    Raises
+    ------
+    InputError
+        No such class, or no such arm.
+    """
+    if not classes:
+        return priors
+    known = sorted({drug.drug_class for drug in priors.drugs.values()})
+    for name in classes:
+        if name not in known:
+            raise InputError(f"no class {name!r}{nearest(name, known)}; there are {', '.join(known)}", key="--classes")
+    dosed = (arm for arm in priors.trials if arm.drugs)
+    kept = tuple(arm for arm in dosed if {priors.drug_class(drug) for drug in arm.drugs} <= set(classes))
+    if not kept:
+        raise InputError(f"no published arm has drugs of {', '.join(classes)} alone", key="--classes")
+    return replace(priors, trials=kept)
+
+
 def validate(
-    run_dir: Path, word: str, out: Path, settings: Settings, *, quick: bool, console: Console | None
+    run_dir: Path,
+    word: str,
+    out: Path,
+    settings: Settings,
+    *,
+    quick: bool,
+    console: Console | None,
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score the published arms with the fit of a run; writes tables and validation.html.
 
@@ -127,6 +159,8 @@ def validate(
         Whether the page must say that it is a first look.
     console
         For progress.
+    classes
+        See :func:`of_classes`.
     """
     from vtrial.experiment import load_resolved
     from vtrial.inputs import marks
@@ -139,7 +173,7 @@ def validate(
     manifest = folder.manifest()
     # not the table: a run is judged where its data are not
     experiment = load_resolved(folder.file("experiment.yaml"), bool(manifest.get("quick", False)))
-    priors = load_priors(experiment.prior_paths())
+    priors = of_classes(load_priors(experiment.prior_paths()), classes)
     if not folder.has_posterior():
         raise InputError("holds no posterior; `vtrial fit` writes it", file=folder.path)
     with folder.open_posterior() as tree, reporting(console) as progress:
@@ -148,12 +182,15 @@ def validate(
     said = [word, *marks(experiment, manifest)] if word else list(marks(experiment, manifest))
     if quick:
         said.append("QUICK: few draws; scores are noisy.")
+    if classes:
+        said.append(f"ARMS OF {', '.join(classes)} ALONE: the others are neither predicted nor learnt from.")
     lines = answer(found.summary, found.coverage)
     ess, size = found.scores["ess"], settings.mice * settings.copies
     lines.append(f"Smallest effective number of draws {ess.min():.0f} of {size}, median {ess.median():.0f}.")
     lines += median_lines(found.medians)
     run = [] if word else ["--run", str(run_dir)]
     size = ["--draws", str(size), "--patients", str(settings.patients)]
+    size += ["--classes", ",".join(classes)] if classes else []
     size += [] if settings.endpoints == ("orr",) else ["--teach", "all"]
     command = shlex.join(["vtrial", "validate", "--out", str(out), *run, *size])
     target = RunFolder(out)
@@ -183,6 +220,7 @@ def validate(
                     "patients": settings.patients,
                     "seed": settings.seed,
                     "endpoints": list(settings.endpoints),
+                    "classes": list(classes),
                     "seconds": round(time.perf_counter() - begun, 1),
                     "coverage": dict(found.coverage),
                 }

@@ -24,6 +24,15 @@ from vtrial.yamlfile import nearest_file
 
 REQUIRED = ("study", "tumour_type", "pdx_model", "mouse", "arm", "day", "volume_mm3")
 OPTIONAL = ("body_weight_g", "host_strain", "passage", "implant_site", "source", "exclude")
+#: what these columns are called by others: beginnings of names
+_OFTEN = {
+    "tumour_type": ("cancer", "indication", "histology", "tumor type"),
+    "pdx_model": ("model", "pdx", "cell line", r"line\b", "case", "patient"),
+    "mouse": ("animal", "subject", r"id\b"),
+    "arm": ("treatment", "group", "regimen", "drug"),
+    "day": ("time", "study day", "days"),
+    "volume_mm3": ("volume", r"tv\b", "tumou?r (vol|size)", "size"),
+}
 ADDED = ("mouse_key", "censored", "row")
 #: the largest public panel has 61,184 rows; far beyond it is another kind of file, too large for the memory
 MAX_ROWS, MAX_BYTES = 5_000_000, 2**30
@@ -198,10 +207,13 @@ def canonical(
         elif name in known or name not in taken:
             cells[name] = text[name]
     if missing := [name for name in REQUIRED if name not in cells]:
-        wanted = [f"{name}{f' (perhaps {near!r})' if (near := near_name(name, held, 0.5)) else ''}" for name in missing]
+        free = [name for name in held if name not in known and name not in taken]
+        found = {name: _perhaps(name, free) for name in missing}
+        wanted = [f"{name}{f' (perhaps {near!r})' if near else ''}" for name, near in found.items()]
+        write = ", ".join(f"{name}: {_quoted(near or 'its name in the table')}" for name, near in found.items())
         message = (
-            f"no column {listed(wanted)}. The table has {listed(held)}. Write data.columns: "
-            f"{{{missing[0]}: its name in the table}}, or data.constants where it is the same for all rows"
+            f"no column {listed(wanted)}. The table has {listed(held)}. Write data.columns: {{{write}}}, or "
+            "data.constants where it is the same for all rows"
         )
         raise InputError(message, file=path, line=1)
     order = [name for name in known if name in cells] + [name for name in cells if name not in known]
@@ -211,6 +223,20 @@ def canonical(
             table[name] = _covariate(table[name])
     table["row"] = lines
     return table, notes
+
+
+def _quoted(text: str) -> str:
+    """A name as a value of a YAML mapping on one line."""
+    return text if re.fullmatch(r"\w[\w .()%/-]*", text) else repr(text)
+
+
+def _perhaps(name: str, free: Sequence[str]) -> str | None:
+    """The column that may be the one of a name: spelt like it, or called as it often is."""
+    if near := near_name(name, free, 0.6):
+        return near
+    often = (re.compile(word) for word in _OFTEN.get(name, ()))
+    plain = {re.sub(r"[\W_]+", " ", column).strip().casefold(): column for column in free}
+    return next((column for word in often for text, column in plain.items() if word.match(text)), None)
 
 
 def _covariate(cells: pd.Series) -> pd.Series:

@@ -77,7 +77,7 @@ def _print_superiority(table: pd.DataFrame) -> None:
     """Whether a combination beats each of its drugs, in all patients."""
     rows = table[table["subgroup"] == "all"].to_dict("records")
     if rows:
-        print("Probability that the combination has the higher rate in the population:")
+        print("Probability of a higher rate in the population than each drug alone, given as beside its partner:")
     for row in rows:
         print(f"  {plain(str(row['arm']))} over {plain(str(row['against']))}: {row['probability']:.2f}")
 

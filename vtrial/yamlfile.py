@@ -151,8 +151,10 @@ def nearest_file(path: Path) -> str:
     Elsewhere is below the folders above it or the working folder: a path is easily written relative to another folder.
     """
     with contextlib.suppress(OSError):
-        if path.parent.is_dir() and (said := nearest(path.name, (one.name for one in path.parent.iterdir()))):
-            return said
+        # by their stems: a common ending makes any two names alike
+        there = {one.stem: one.name for one in path.parent.iterdir()} if path.parent.is_dir() else {}
+        if near := difflib.get_close_matches(path.stem, there, n=1):
+            return f"; did you mean {there[near[0]]!r}?"
         starts = [one for one in (*list(path.parents)[:4], Path.cwd()) if one.is_dir()]
         within = [one for start in starts[:2] for one in sorted(start.iterdir()) if one.is_dir()]
         for size in (3, 2, 1):
