@@ -14,7 +14,7 @@ import xarray as xr
 from vtrial import cli
 from vtrial.compare import compared
 from vtrial.errors import InputError
-from vtrial.report.comparison import LIMIT, comparison_page, comparison_text
+from vtrial.report.side_by_side import LIMIT, comparison_page, comparison_text
 from vtrial.store import ORR_DRAWS, RunFolder
 
 

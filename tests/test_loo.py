@@ -16,7 +16,7 @@ from vtrial.compare import compared
 from vtrial.errors import InputError
 from vtrial.loo import LARGEST_K, LeftOut, compared_fits, left_out_density, loo_table
 from vtrial.model_format import CurveShape
-from vtrial.report.comparison import comparison_text
+from vtrial.report.side_by_side import comparison_text
 from vtrial.store import RunFolder
 
 MODELS, MICE, CHAINS, DRAWS = 6, 3, 2, 4000

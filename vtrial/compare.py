@@ -32,7 +32,7 @@ from vtrial.inputs import marks
 from vtrial.store import ORR_DRAWS, POSTERIOR, RunFolder
 
 if TYPE_CHECKING:
-    from vtrial.report.comparison import Comparison
+    from vtrial.report.side_by_side import Comparison
 
 _ROW = ["tumour_type", "arm", "subgroup", "endpoint"]
 _RATES = ["mean", "q05", "q25", "q75", "q95"]
@@ -48,7 +48,7 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
     InputError
         Fewer than two runs, a folder that is no run, some runs without response rates, or runs without a common arm.
     """
-    from vtrial.report.comparison import Comparison
+    from vtrial.report.side_by_side import Comparison
 
     folders = [RunFolder(path) for path in run_dirs]
     if len(folders) < 2:
@@ -91,7 +91,7 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
 
 def _beside_the_first(rates: pd.DataFrame, paired: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
     """The rates with their differences from the same row of the first run; `paired`: errors that are known better."""
-    from vtrial.report.comparison import LIMIT
+    from vtrial.report.side_by_side import LIMIT
 
     rates = rates.reset_index(drop=True)
     is_first = rates["run"] == rates["run"].iloc[0]

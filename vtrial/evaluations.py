@@ -141,7 +141,7 @@ def compare(
 ) -> None:
     """Put the response rates of runs side by side: what differs, and whether by more than Monte Carlo error."""
     from vtrial.compare import compared
-    from vtrial.report.comparison import comparison_page, comparison_text
+    from vtrial.report.side_by_side import comparison_page, comparison_text
 
     found = compared(run_dirs)
     if out is not None:
