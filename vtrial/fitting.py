@@ -140,9 +140,8 @@ def judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
     )
     advice = [text for text, words in _ADVICE.items() if any(word in gate["name"] for gate in failed for word in words)]
     if folder.manifest().get("quick"):
-        advice = [
-            "a quick fit has few draws: run it without --quick, or give it more (quick: {fit: {warmup: 500, draws: 500}})"
-        ]
+        more = "quick: {fit: {warmup: 500, draws: 500}}"
+        advice = [f"a quick fit has few draws: run it without --quick, or give it more ({more})"]
     raise GateError(f"the fit did not pass its gates: {found}; {'; '.join(advice)}", folder.path)
 
 
