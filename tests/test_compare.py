@@ -117,7 +117,7 @@ def test_rates_have_both_intervals_and_stand_beside_null_models_and_survival(mad
     assert ["ovarian", "T + U", "all", "201 [112, not reached]", "not reached [112, not reached]", "-"] in cells
     assert "dor" not in said and "Fits, by" not in said
     page = comparison_page(compared(runs))
-    assert "Median progression free survival" in page and "<td>35.0 % [1.0, 50.0]</td>" in page
+    assert "Median progression free survival" in page and "<td>35.0\u00a0% [1.0,\u00a050.0]</td>" in page
     assert cli.main(["compare", *map(str, runs), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["q50"] for row in told["pfs_median_days"]] == [200.6, None]

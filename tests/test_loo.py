@@ -224,6 +224,9 @@ def test_runs_without_rates_are_compared_by_their_fits(made_run, tmp_path, capsy
     three = compared([*runs, again])
     assert three.fits is not None and list(three.fits.index) == ["b", "a, again"] and not three.one_fit
     alike = compared([runs[0], again])
+    sampled = made_run("sampled", {"T": 0.2}, sets=["fit.draws=700", "fit.seed=3"])
+    RunFolder(sampled).write_posterior(tree(density + 1.0))
+    assert compared([again, sampled]).fits is None and not compared([again, sampled]).one_fit
     assert alike.fits is None and alike.one_fit and "one and the same fit" in comparison_text(alike)
     for run in runs:
         (run / "orr.csv").unlink()

@@ -34,6 +34,9 @@ from vtrial.store import ORR_DRAWS, POSTERIOR, RunFolder
 if TYPE_CHECKING:
     from vtrial.report.side_by_side import Comparison
 
+#: settings of a fit that do not change what it is of
+_SAMPLER = {"seed", "chains", "warmup", "draws", "thin", "block", "svi_steps", "target_accept", "max_tree_depth"}
+_SAMPLER |= {"mouse_level", "gates"}
 _ROW = ["tumour_type", "arm", "subgroup", "endpoint"]
 _RATES = ["mean", "q05", "q25", "q75", "q95"]
 _RULES = ["tumour_type", "arm", "subgroup", "model", "mean", "q05", "q95", "run"]
@@ -62,7 +65,7 @@ def compared(run_dirs: Sequence[str | Path]) -> Comparison:
     ]
     names = _names([folder.path for folder in folders])
     shared = _shared(manifests, names)
-    fits = _fits(folders, names, shared)
+    fits = None if _one_model(experiments, manifests) else _fits(folders, names, shared)
     rates = pd.DataFrame(columns=[*_ROW, *_RATES, "error", "run"])
     nulls, survival = pd.DataFrame(columns=_RULES), pd.DataFrame(columns=_SURVIVAL)
     if fits is None or any(folder.exists("orr.csv") for folder in folders):
@@ -153,6 +156,23 @@ def _shared(manifests: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
     return shared
 
 
+def _one_model(experiments: Sequence[Experiment], manifests: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the fits differ in how they were sampled alone: then chance decides which predicts better."""
+    models = []
+    for experiment, manifest in zip(experiments, manifests, strict=True):
+        data = experiment.data.model_dump(exclude={"path", "source", "if_missing", "synthetic"})
+        fit = experiment.fit.model_dump(exclude=_SAMPLER | {"evidence"})
+        models.append([data, fit, _hashes(manifest)])
+    return all(one == models[0] for one in models)
+
+
+def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What a run read, by content."""
+    inputs = manifest.get("inputs", {})
+    found = {name: str(inputs.get(name, {}).get("sha256", ""))[:16] for name in ("table", "priors")}
+    return found | {"evidence": " ".join(str(one.get("sha256", ""))[:16] for one in inputs.get("evidence", ()))}
+
+
 def _fits(
     folders: Sequence[RunFolder], names: Sequence[str], shared: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame | None:
@@ -222,10 +242,7 @@ def _settings(
         for cohort in data["trial"]["cohorts"]:  # by name: an arm put in front is one difference, not ten
             cohort["arms"] = {arm["name"]: arm for arm in cohort["arms"]}
         data["trial"]["cohorts"] = {cohort["tumour_type"]: cohort for cohort in data["trial"]["cohorts"]}
-        inputs = manifest.get("inputs", {})
-        hashes = {name: str(inputs.get(name, {}).get("sha256", ""))[:16] for name in ("table", "priors")}
-        hashes["evidence"] = " ".join(str(one.get("sha256", ""))[:16] for one in inputs.get("evidence", ()))
-        extra = {"quick": experiment.is_quick, "sha256": hashes, "versions": _versions(manifest)}
+        extra = {"quick": experiment.is_quick, "sha256": _hashes(manifest), "versions": _versions(manifest)}
         # a path says where a file lies, its hash says what it holds
         for section, name in ((data["data"], "path"), (data, "priors"), (data["fit"], "evidence")):
             section.pop(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +46,8 @@ class Comparison:
     one_fit : bool
         Whether all runs rest on one and the same fit.
     fits : DataFrame or None
-        See :func:`vtrial.loo.compared_fits`; a fit that several runs share is named by all of them. None where there is
-        one fit only, and where the runs do not share their curves.
+        See :func:`vtrial.loo.compared_fits`; a fit that several runs share is named by all of them. None where the fits
+        differ in nothing but their sampling, and where the runs do not share their curves.
     """
 
     names: tuple[str, ...]
@@ -189,12 +190,19 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}"
 
 
+def _whole(text: str) -> str:
+    """The text with intervals and percentages that no line breaks."""
+    return re.sub(r"\[[^\]]*\]|\d %", lambda match: match[0].replace(" ", "\u00a0"), text)
+
+
 def comparison_page(found: Comparison) -> str:
     """The comparison as one HTML page that needs nothing beside it; every name is escaped."""
 
     def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_whole(one))}</td>" for one in row) + "</tr>" for row in rows
+        )
         return f"<div><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
 
     runs = "".join(
