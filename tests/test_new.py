@@ -108,8 +108,31 @@ def test_a_path_that_leads_nowhere_is_answered_by_the_nearest_file(
     ):
         assert cli.main(["check", file, "--set", option]) == 2
         assert f"; did you mean {near!r}?" in capsys.readouterr().err, option
+    assert cli.main(["check", "s"]) == 2
+    assert (
+        "is a folder; the path of a YAML file is needed; did you mean 's/experiment.yaml'?" in capsys.readouterr().err
+    )
     assert cli.main(["check", file, "--set", "data.path=elsewhere.parquet"]) == 2
     assert capsys.readouterr().err.endswith("elsewhere.parquet: no such table.\n")
+
+
+def test_a_folder_that_is_no_run_is_answered_by_the_nearest_run(made_run, tmp_path: Path, capsys) -> None:
+    """A slip in its name, or the folder above it: runs lie in runs/NAME/KEY."""
+    (tmp_path / "runs").mkdir()
+    run = made_run("runs/first", {"T": 0.3})
+    assert cli.main(["report", str(tmp_path / "runs" / "frist")]) == 2
+    assert "runs/frist: is not a run folder: there is no such folder; did you mean 'first'?" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "runs")]) == 2
+    assert f"it has no manifest.json; did you mean {str(run)!r}, the last of 1 in it?" in capsys.readouterr().err
+
+
+def test_a_wide_table_is_told_from_a_long_one(tmp_path: Path, capsys) -> None:
+    file = new_study(tmp_path / "s")
+    (tmp_path / "s" / "data" / "volumes.csv").write_text(
+        "Model,Animal,Group,Day 0,Day 3,Day 7\nM,1,vehicle,200,250,300\n"
+    )
+    assert cli.main(["check", str(file)]) == 2
+    assert "has a column a day (Day 0, Day 3, Day 7): set data.layout: wide" in capsys.readouterr().err
 
 
 def test_an_unknown_drug_is_answered_by_what_to_write(

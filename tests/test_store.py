@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from vtrial.disk import file_sha256
 from vtrial.errors import InputError
-from vtrial.store import KIND, MANIFEST, POSTERIOR, RunFolder, default_run_dir, file_sha256
+from vtrial.store import KIND, MANIFEST, POSTERIOR, RunFolder, default_run_dir
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def schema(
     if out is None:
         print(schema_text(), end="")
         return
-    from vtrial.store import whole
+    from vtrial.disk import whole
 
     with whole(out.absolute()) as aside:
         aside.write_text(schema_text(), encoding="utf-8")

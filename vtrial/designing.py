@@ -22,9 +22,10 @@ from vtrial.assurance import (
     two_arm_assurance,
 )
 from vtrial.design import SingleArm, check_rates, fleming, one_stage, one_stage_of, operating_characteristics, simon
+from vtrial.disk import whole
 from vtrial.errors import InputError
 from vtrial.monitoring import bop2, calibrated, posterior_rule, predictive_rule
-from vtrial.store import ORR_DRAWS, RunFolder, whole
+from vtrial.store import ORR_DRAWS, RunFolder
 from vtrial.two_arm import Test, TwoArm, power, smallest_two_arm, two_arm
 
 KINDS: dict[str, str] = {

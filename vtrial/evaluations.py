@@ -145,7 +145,7 @@ def compare(
 
     found = compared(run_dirs)
     if out is not None:
-        from vtrial.store import whole
+        from vtrial.disk import whole
 
         with whole(out.absolute()) as aside:
             aside.write_text(comparison_page(found), encoding="utf-8")
@@ -369,8 +369,8 @@ def priors(
     for line in lines:
         print(plain(f"  {sentence(line)}"))
     if out is not None:
+        from vtrial.disk import whole
         from vtrial.report.prior_images import consequences_image
-        from vtrial.store import whole
 
         with whole(out.absolute()) as aside:
             aside.write_bytes(consequences_image(lines, experiment.title or experiment.name))

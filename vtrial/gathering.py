@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from vtrial.disk import whole
 from vtrial.errors import InputError
-from vtrial.store import whole
 from vtrial.sweep import Sweep, manifest_of, state_of
 
 TABLE, PAGE = "arms.csv", "compare.html"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from vtrial.config import Cohort, Experiment
 from vtrial.dataset import Dataset, read_dataset
+from vtrial.disk import file_sha256
 from vtrial.dose_response import DoseResponse
 from vtrial.doses import written_dose
 from vtrial.dosing import calendar, describe, relative_dose_rate
@@ -20,7 +21,7 @@ from vtrial.experiment import fit_key, run_key
 from vtrial.model_format import DOSE_PRIORS, FIT_FORMAT, PRIORS
 from vtrial.priors import Priors, load_priors
 from vtrial.progress import LOG
-from vtrial.store import default_run_dir, file_sha256
+from vtrial.store import default_run_dir
 from vtrial.table import fold, listed, nearest
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from vtrial.disk import whole
 from vtrial.errors import InputError
 from vtrial.growth_laws import waning_time
 from vtrial.pdx_protocol import Protocol
 from vtrial.priors import load_priors
-from vtrial.store import RunFolder, whole
+from vtrial.store import RunFolder
 from vtrial.treatment import combine
 
 #: mice that a model is passed on to; it is lost where it takes in none of them

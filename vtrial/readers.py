@@ -108,6 +108,11 @@ def arranged(
             message += f" The table has {listed(text.columns)}; another name goes into data.columns.{name}"
             raise InputError(message, file=path, line=_header(lines))
     rows = Rows(text, lines, columns, constants, [])
+    if layout == "long" and not {"volume_mm3", "length_mm"} & {*columns, *constants, *text.columns}:
+        days = [name for name in text.columns if _DAY.match(name.strip())]
+        if len(days) > 2:
+            message = f"has a column a day ({listed(days, 3)}): set data.layout: wide"
+            raise InputError(message, file=path, line=_header(lines))
     if layout in ("wide", "invivosyn"):
         rows = _from_wide(path, rows, day_columns, numbered_within_arms=layout == "invivosyn")
     elif layout == "pdxe":

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from vtrial import dosing
 from vtrial.fields import DoseText, Duration, InfusionLength, Section, Text, listed, number
-from vtrial.shorthand import EXAMPLES, read_schedule
+from vtrial.shorthand import read_schedule
 from vtrial.yamlfile import fault
 
 
@@ -32,7 +32,7 @@ class Dosing(Section):
 
     dose: DoseText = Field(description="amount per administration, such as 3.2 mg")
     schedule: Text | None = Field(
-        default=None, description=f"the five keys below in clinical shorthand, such as {EXAMPLES}"
+        default=None, description="the five keys below in clinical shorthand, such as BID or 'd1,8,15 q28d'"
     )
     times_per_day: int = Field(default=1, ge=1, le=24, description="administrations on a dosing day")
     days: Annotated[tuple[int, ...] | None, listed] = Field(

@@ -13,12 +13,13 @@ import pandas as pd
 from vtrial.checkpoint import clear
 from vtrial.config import Experiment
 from vtrial.devices import Kind, versions
+from vtrial.disk import file_sha256
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved, resolved_yaml
 from vtrial.inputs import RUN_FORMAT, Inputs, check, marks, read_inputs, warn
 from vtrial.model_format import FIT_FORMAT
 from vtrial.progress import reporting
-from vtrial.store import ORR_DRAWS, RunFolder, default_run_dir, file_sha256, made_by
+from vtrial.store import ORR_DRAWS, RunFolder, default_run_dir, made_by
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -304,9 +305,9 @@ def twin(run_dir: Path, out: Path, *, seed: int) -> int:
 
     import jax
 
+    from vtrial.disk import whole
     from vtrial.posterior import Draws, shape_of
     from vtrial.simulation import stopping_rule
-    from vtrial.store import whole
     from vtrial.twin import synthetic_twin
 
     folder = RunFolder(run_dir)
@@ -350,9 +351,9 @@ def predict_mice(run_dir: Path, pairs: Path, out: Path, *, by_rule: bool = False
     """
     import jax
 
+    from vtrial.disk import whole
     from vtrial.pairs import arm_table, predict_pairs, read_pairs
     from vtrial.simulation import stopping_rule
-    from vtrial.store import whole
 
     folder = RunFolder(run_dir)
     inputs = _stored_inputs(folder)

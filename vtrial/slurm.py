@@ -20,9 +20,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
+from vtrial.disk import whole
 from vtrial.errors import InputError, VtrialError
 from vtrial.fields import Count, Section, Text
-from vtrial.store import whole
 from vtrial.sweep import HEADER, Scenario, State, Sweep
 from vtrial.yamlfile import read_yaml, shortened_text, validated
 

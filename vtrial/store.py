@@ -1,28 +1,28 @@
-"""The run folder: files that appear whole or not at all, a lock that dies with its process, and a manifest of hashes.
+"""The run folder: its files, a lock that dies with its process, and a manifest of hashes.
 
-A file is written aside in the same folder, flushed to the disk and renamed. Nothing here is a pickle, so opening a
-stranger's run folder runs no code of theirs.
+Nothing here is a pickle, so opening a stranger's run folder runs no code of theirs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import socket
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vtrial.array_file import read_arrays, write_arrays
+from vtrial.disk import ASIDE, disk_faults, file_sha256, whole
 from vtrial.errors import InputError
+from vtrial.yamlfile import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,24 +35,7 @@ KIND = "vtrial run folder"
 FOLDER_FORMAT = 1
 
 _LOCK = ".lock"
-_ASIDE = ".aside-"
-_DIGEST_ENTRY = "__sha256__"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-_DISK_FAULTS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the disk is read-only; choose another folder with --out",
-    errno.EACCES: "permission denied; choose another folder with --out",
-    errno.EPERM: "permission denied; choose another folder with --out",
-    errno.EFBIG: "the file would be larger than the system allows",
-    errno.EIO: "the disk reports an input/output error",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOTDIR: "a part of its path is a file, not a folder",
-    errno.EEXIST: "a part of its path is a file, not a folder",
-    errno.EISDIR: "a folder of that name is in the way",
-    errno.ENOLCK: "the file system gives no file locks; choose a folder on another disk with --out",
-    errno.EOPNOTSUPP: "the file system gives no file locks; choose a folder on another disk with --out",
-}
 
 
 def default_run_dir(root: str | os.PathLike[str], name: str, key: str) -> Path:
@@ -63,33 +46,11 @@ def default_run_dir(root: str | os.PathLike[str], name: str, key: str) -> Path:
     return Path(root) / name / key
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, as hex digits."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def made_by(manifest: Mapping[str, Any]) -> str:
     """The version that made a run folder, in words."""
     device = manifest.get("device")
     versions = device.get("versions") if isinstance(device, dict) else None
     return f"vtrial {versions.get('vtrial')}"[:80] if isinstance(versions, dict) else "another vtrial"
-
-
-@contextlib.contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """Give a path to write to, beside `file`; at the end it becomes `file`, after an error it is removed."""
-    aside = file.with_name(f"{_ASIDE}{os.getpid()}-{file.name}")
-    try:
-        with _disk_faults(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            yield aside
-            _flushed(aside)
-            os.replace(aside, file)
-            _flushed(file.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -123,9 +84,9 @@ class RunFolder:
         return self
 
     def _refuse_foreign(self) -> None:
-        with _disk_faults(self.path):
+        with disk_faults(self.path):
             there = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        strangers = sorted(name for name in there if name != _LOCK and not name.startswith(_ASIDE))
+        strangers = sorted(name for name in there if name != _LOCK and not name.startswith(ASIDE))
         if strangers and MANIFEST not in there:
             message = f"is not a run folder: it has no {MANIFEST} but holds {strangers[0][:80]!r}"
             raise InputError(f"{message}; choose a new or empty folder with --out", file=self.path)
@@ -140,11 +101,15 @@ class RunFolder:
         """
         file = self.path / MANIFEST
         if not self.path.is_dir():
-            raise InputError("is not a run folder: there is no such folder", file=self.path)
+            there = self.path.parent.iterdir() if self.path.parent.is_dir() else ()
+            near = nearest(self.path.name, (one.name for one in there))
+            raise InputError(f"is not a run folder: there is no such folder{near}", file=self.path)
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"is not a run folder: it has no {MANIFEST}", file=self.path) from None
+            runs = sorted(self.path.glob(f"*/{MANIFEST}"), key=lambda one: one.stat().st_mtime)
+            near = f"; did you mean {str(runs[-1].parent)!r}, the last of {len(runs)} in it?" if runs else ""
+            raise InputError(f"is not a run folder: it has no {MANIFEST}{near}", file=self.path) from None
         except (OSError, ValueError, RecursionError) as error:
             reason = (getattr(error, "strerror", None) or "it is not JSON").lower()
             raise InputError(f"is damaged or not of a run folder: {reason}", file=file) from None
@@ -169,7 +134,7 @@ class RunFolder:
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
         file = self.file(name)
-        with _disk_faults(file), contextlib.suppress(FileNotFoundError):
+        with disk_faults(file), contextlib.suppress(FileNotFoundError):
             file.unlink()
 
     def file(self, name: str) -> Path:
@@ -212,18 +177,18 @@ class RunFolder:
         """
         file = self.path / _LOCK
         self._refuse_foreign()  # before anything is written there
-        with _disk_faults(self.path):
+        with disk_faults(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             try:
-                with _disk_faults(self.path):
+                with disk_faults(self.path):
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"is in use by {_holder(handle)}; wait for it or stop it", file=self.path) from None
             since = datetime.now(UTC).isoformat("T", "seconds")
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-            with _disk_faults(self.path):
+            with disk_faults(self.path):
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, json.dumps(holder).encode(), 0)
                 self._sweep()
@@ -235,7 +200,7 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove what a killed process left aside; only the holder of the lock writes, so nothing in use is lost."""
-        for left in self.path.rglob(f"{_ASIDE}*"):
+        for left in self.path.rglob(f"{ASIDE}*"):
             left.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -315,12 +280,9 @@ class RunFolder:
             raise InputError(f"cannot be opened: {_reason(error)}", file=file) from error
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
-        """Write arrays as npz that carries the hash of its own content, so that one rename makes both true."""
-        plain = {key: np.asarray(array) for key, array in arrays.items()}
-        if wrong := [key for key, array in plain.items() if array.dtype.hasobject or key == _DIGEST_ENTRY]:
-            raise ValueError(f"{wrong[0]!r} cannot be stored: only arrays of numbers and text, under another name")
+        """Write arrays of numbers and text; see `vtrial.array_file`."""
         with self.writing(name) as aside, aside.open("wb") as stream:
-            _savez(stream, {**plain, _DIGEST_ENTRY: np.asarray(_arrays_sha256(plain))})
+            write_arrays(stream, arrays)
         return self.file(name)
 
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -339,48 +301,10 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"cannot be read: {_reason(error)}", file=file) from None
         with stream:
-            try:
-                arrays = _loadz(stream)
-                intact = str(arrays.pop(_DIGEST_ENTRY)) == _arrays_sha256(arrays)
-            except MemoryError:
-                raise
-            except Exception:  # damaged bytes raise whatever zip, zlib and NumPy's header reader come upon
-                intact, arrays = False, {}
-        if not intact:
+            arrays = read_arrays(stream)
+        if arrays is None:
             raise InputError("is damaged: its content does not have the hash it records; delete it", file=file)
         return arrays
-
-
-def _savez(stream: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    # Not numpy.savez: it takes the names as keyword arguments, where "file" would clash.
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for key, array in arrays.items():
-            info = zipfile.ZipInfo(f"{key}.npy")
-            # counts are mostly zeros; draws do not get smaller
-            info.compress_type = zipfile.ZIP_DEFLATED if array.dtype.kind in "iu" else zipfile.ZIP_STORED
-            with archive.open(info, "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _loadz(stream: IO[bytes]) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    with zipfile.ZipFile(stream) as archive:
-        # Checksums before headers: a damaged shape could ask for any amount of memory.
-        if archive.testzip() is not None:
-            raise ValueError("a checksum is wrong")
-        for name in archive.namelist():
-            with archive.open(name) as entry:
-                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(entry, allow_pickle=False)
-    return arrays
-
-
-def _arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(arrays):
-        array = arrays[key]
-        digest.update(json.dumps([key, array.dtype.str, array.shape]).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _without_encoding(dataset: xr.Dataset) -> xr.Dataset:
@@ -395,14 +319,6 @@ def _encoding(node: xr.DataTree, kept: frozenset[str]) -> dict[str, dict[str, An
         if variable.dtype == np.float64 and key not in node.coords and key not in kept:
             encoding.setdefault(str(key), {})["dtype"] = "float32"
     return encoding
-
-
-def _flushed(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _holder(handle: int) -> str:
@@ -420,17 +336,6 @@ def _ended_here(handle: int) -> bool:
         return found["host"] == socket.gethostname() and not Path(f"/proc/{int(found['pid'])}").exists()
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-@contextlib.contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one InputError; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_FAULTS:
-            raise
-        raise InputError(f"cannot be written: {_DISK_FAULTS[error.errno]}", file=path) from error
 
 
 def _reason(error: BaseException) -> str:

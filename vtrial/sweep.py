@@ -18,11 +18,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from vtrial.disk import whole
 from vtrial.errors import InputError
 from vtrial.experiment import load_experiment
 from vtrial.fields import Count, Section, Text
 from vtrial.inputs import read_inputs
-from vtrial.store import RunFolder, whole
+from vtrial.store import RunFolder
 from vtrial.yamlfile import YamlDocument, fault, parse_yaml_value, read_yaml, shortened_text, validated
 
 MAX_SCENARIOS = 10_000

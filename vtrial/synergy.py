@@ -24,13 +24,14 @@ from vtrial.combination_index import (
     excess,
     summarise_index,
 )
+from vtrial.disk import whole
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
 from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.inputs import marks, read_inputs
 from vtrial.model import coefficient_mean
 from vtrial.posterior import Draws, shape_of
-from vtrial.store import RunFolder, whole
+from vtrial.store import RunFolder
 from vtrial.table import listed, nearest
 
 if TYPE_CHECKING:

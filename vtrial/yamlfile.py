@@ -185,7 +185,10 @@ def shortened_text(text: str, limit: int = SHOWN) -> str:
 def _file_bytes(file: Path) -> bytes:
     try:
         if file.is_dir():
-            raise InputError("is a folder; the path of a YAML file is needed", file=file)
+            inside = sorted(file.glob("*.yaml"))
+            own = next((one for one in inside if one.stem == "experiment"), inside[0] if len(inside) == 1 else None)
+            near = f"; did you mean {str(own)!r}?" if own else ""
+            raise InputError(f"is a folder; the path of a YAML file is needed{near}", file=file)
         if not file.exists():
             raise InputError("does not exist" + nearest_file(file), file=file)
         if not file.is_file():
