@@ -16,9 +16,10 @@ import pandas as pd
 from vtrial.config import Experiment
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved, with_settings
-from vtrial.inputs import Inputs, marks, read_inputs
+from vtrial.inputs import Inputs, marks, read_inputs, warn
 from vtrial.progress import reporting
 from vtrial.store import RunFolder
+from vtrial.yamlfile import nearest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -127,11 +128,9 @@ class Trial:
         return own[own["tumour_type"] == (tumour_type or types[0])]
 
     def _arm(self, arm: str) -> str:
-        from vtrial.table import nearest
-
         arms = list(dict.fromkeys(self.sample.waterfall["arm"]))
         if arm not in arms:
-            raise InputError(f"no arm {arm!r}.{nearest(arm, arms)} Arms: {', '.join(arms)}", key="arm")
+            raise InputError(f"no arm {arm!r}{nearest(arm, arms)}; arms: {', '.join(arms)}", key="arm")
         return arm
 
     def __str__(self) -> str:
@@ -227,7 +226,8 @@ class Run:
         file = self._folder.file(name)
         if not file.is_file():
             there = sorted(str(one.relative_to(self.path)) for one in self.path.rglob("*.csv"))
-            raise InputError(f"is not there; tables of the run: {', '.join(there) or 'none'}", file=file)
+            near = nearest(name, there)
+            raise InputError(f"is not there{near}; tables of the run: {', '.join(there) or 'none'}", file=file)
         table = read_table(self._folder, name)
         return pd.read_csv(file) if table is None else table  # without rows it still has its columns
 
@@ -313,6 +313,7 @@ class Run:
         if self.manifest.get("fit", {}).get("key") != inputs.fit_key:
             message = "the settings, table or priors of the fit have changed since; run `vtrial run` on the experiment"
             raise InputError(message, file=self.path)
+        warn(inputs)
         from vtrial.devices import configure
 
         configure(device, "auto")

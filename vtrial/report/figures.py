@@ -55,7 +55,6 @@ def orr_forest(orr: pd.DataFrame) -> Figure:
     plotly Figure
     """
     rows, labels, height = laid_out(forest_data(orr))
-    ys = [row["y"] for row in rows]
     hover = [
         f"{plain(row['label'])}<br>predicted {percent(row['mean'])}"
         f"<br>50 % {percent_interval(row['q25'], row['q75'])}<br>90 % {percent_interval(row['q05'], row['q95'])}"
@@ -67,12 +66,8 @@ def orr_forest(orr: pd.DataFrame) -> Figure:
         f"<br>95 % {percent_interval(row['observed_low'], row['observed_high'])}"
         for row in seen
     ]
-    mean = {"color": "white", "size": 8, "line": {"color": PREDICTED, "width": 2}}
     traces = [
-        bars(rows, "predictive_q05", "predictive_q95", 12, FAINT, "trial of n, 90 %"),
-        bars(rows, "q05", "q95", 2, PREDICTED, "predicted, 90 %"),
-        bars(rows, "q25", "q75", 6, PREDICTED, "predicted, 50 %"),
-        points([100 * row["mean"] for row in rows], ys, hover, "mean", mean) | {"showlegend": False},
+        *intervals(rows, hover, "mean", "predicted", ("predictive_q05", "predictive_q95", "trial of n, 90 %")),
         bars(seen, "observed_low", "observed_high", 1.5, PUBLISHED, "published, 95 %", shift=LINE)
         | {"showlegend": False},
         points(
@@ -209,6 +204,35 @@ def bars(
             xs += [100 * row[low], 100 * row[high], None]
             ys += [row["y"] + shift, row["y"] + shift, None]
     return line(xs, ys, {"color": colour, "width": width}, name)
+
+
+def intervals(
+    rows: Sequence[dict[str, Any]], hover: list[str], centre: str, name: str, wider: tuple[str, str, str]
+) -> list[dict[str, Any]]:
+    """Traces of a forest of fractions: 90 and 50 % intervals about a point, over a faint wider one.
+
+    Parameters
+    ----------
+    rows
+        With ``y``, q05, q25, q75, q95 and the columns that follow.
+    hover
+        Text of each point.
+    centre : str
+        Column of the point.
+    name : str
+        What the intervals are of.
+    wider : (low, high, name)
+        Columns and name of the faint one.
+    """
+    look = {"color": "white", "size": 8, "line": {"color": PREDICTED, "width": 2}}
+    low, high, faint = wider
+    return [
+        bars(rows, low, high, 12, FAINT, faint),
+        bars(rows, "q05", "q95", 2, PREDICTED, f"{name}, 90 %"),
+        bars(rows, "q25", "q75", 6, PREDICTED, f"{name}, 50 %"),
+        points([100 * row[centre] for row in rows], [row["y"] for row in rows], hover, name, look)
+        | {"showlegend": False},
+    ]
 
 
 def line(xs: Sequence[Any], ys: Sequence[Any], look: dict[str, Any], name: str) -> dict[str, Any]:

@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 
 from vtrial.report.figures import (
-    FAINT,
     LEGEND,
     MUTED,
     PALETTE,
-    PREDICTED,
     SHORT_LEGEND,
     axis,
-    bars,
     figure,
+    intervals,
     label_notes,
     laid_out,
     line,
@@ -124,14 +122,7 @@ def inhibition_forest(table: pd.DataFrame) -> Figure:
         f"{percent_interval(row['model_q05'], row['model_q95'], 0)}<br>{percent(row['regressing'], 0)} of models shrink"
         for row in rows
     ]
-    median = {"color": "white", "size": 8, "line": {"color": PREDICTED, "width": 2}}
-    traces = [
-        bars(rows, "model_q05", "model_q95", 12, FAINT, "one new PDX model, 90 %"),
-        bars(rows, "q05", "q95", 2, PREDICTED, "median model, 90 %"),
-        bars(rows, "q25", "q75", 6, PREDICTED, "median model, 50 %"),
-        points([100 * row["q50"] for row in rows], [row["y"] for row in rows], hover, "median", median)
-        | {"showlegend": False},
-    ]
+    traces = intervals(rows, hover, "q50", "median model", ("model_q05", "model_q95", "one new PDX model, 90 %"))
     ends = [
         100 * row[name]
         for row in rows
