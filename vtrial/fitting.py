@@ -142,9 +142,10 @@ def judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
     if folder.manifest().get("quick"):
         more = "quick: {fit: {warmup: 500, draws: 500}}"
         advice = [f"a quick fit has few draws: run it without --quick, or give it more ({more})"]
-    raise GateError(f"the fit did not pass its gates: {found}; {'; '.join(advice)}", folder.path)
+    raise GateError(f"the fit did not pass its gates: {found}; {', '.join(advice)} ({_REMEDIES})", folder.path)
 
 
+_REMEDIES = "docs/explanation/what-can-go-wrong.md has more"
 #: what to do -> parts of the names of the gates that call for it
 _ADVICE = {
     "raise fit.target_accept": ("divergent",),
