@@ -400,10 +400,30 @@ def test_residuals_by_kind_and_week():
             "volume_mm3": np.r_[np.full(20, 100.0), np.full(20, 200.0), np.full(21, 50.0)],
         }
     ).assign(fitted_median=100.0, censored=False)
-    found = mice.residuals(frame, ("untreated",), " + ")
+    found = mice.residuals(frame, {"untreated": 0, "a": 1, "a + b": 2})
     assert list(found["kind"]) == ["untreated", "single agents", "combinations"]  # one of day 30 is too few
     assert list(found["day"]) == [3.5, 3.5, 10.5]
     assert list(found["q50"]) == pytest.approx([0.0, math.log(2), -math.log(2)])
+
+
+def test_arms_are_told_apart_by_their_drugs_however_they_are_called():
+    """A control in another case and a combination with a name of its own: the figures of mice are the same."""
+    plain, called = ("untreated", "alpha", "beta", "alpha + beta"), ("UNTREATED", "alpha", "beta", "Combo")
+    data = {"path": "t.csv", "source": "made up", "aliases": {"combo": "alpha + beta"}}
+    frames = [
+        curve_frame(num_models=12).replace({"arm": dict(zip(plain, names, strict=True))}) for names in (plain, called)
+    ]
+    inputs = [made_up_inputs(curves=frame, experiment=experiment(data=data)) for frame in frames]
+    first, second = (figure_data(one) for one in inputs)
+    assert first["residuals"].equals(second["residuals"]) and set(first["residuals"]["kind"]) == {
+        *("untreated", "single agents", "combinations")
+    }
+    numbers = ["num_mice", "observed_q50", "fitted_q50"]
+    by_name = (
+        second["growth_inhibition"].replace({"arm": {"Combo": "alpha + beta"}}).sort_values(["tumour_type", "arm"])
+    )
+    assert len(by_name) == 6 and np.array_equal(first["growth_inhibition"][numbers], by_name[numbers])
+    assert [page.count('"control":1') for page in map(build_report, inputs)] == [12, 12]
 
 
 def test_bars_of_variance_fill_the_whole_and_name_the_error():

@@ -258,7 +258,8 @@ class Run:
         from vtrial.report import curves
 
         dataset = self.inputs.dataset
-        return curves(self.pdx_curves(pdx_model), pdx_model, dataset.detection_limit_mm3, dataset.control)
+        untreated = [arm for arm, drugs in dataset.arms.items() if not drugs]
+        return curves(self.pdx_curves(pdx_model), pdx_model, dataset.detection_limit_mm3, untreated)
 
     def simulate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,15 +222,15 @@ def inhibition_scatter(table: pd.DataFrame, day: float) -> Figure:
     )
 
 
-def residuals(curves: pd.DataFrame, control: tuple[str, ...], separator: str) -> pd.DataFrame:
+def residuals(curves: pd.DataFrame, num_drugs: Mapping[str, int]) -> pd.DataFrame:
     """Residuals ln(measured / median of the fit) of volumes above the detection limit, by week and kind of arm.
 
     Parameters
     ----------
     curves : DataFrame
         As of `vtrial.fitted.fitted_curves`.
-    control, separator
-        Of the experiment's table: arms without drug, and what stands between the drugs of a combination.
+    num_drugs : mapping
+        Arm -> its number of drugs.
 
     Returns
     -------
@@ -238,13 +239,10 @@ def residuals(curves: pd.DataFrame, control: tuple[str, ...], separator: str) ->
         with fewer than 20 measurements of a kind are left out.
     """
     seen = curves[~curves["censored"].astype(bool)]
-    arm = seen["arm"].astype(str)
-    kind = np.where(
-        arm.isin(control), UNTREATED, np.where(arm.str.contains(separator, regex=False), COMBINATION, SINGLE)
-    )
+    kind = seen["arm"].astype(str).map(lambda arm: (UNTREATED, SINGLE, COMBINATION)[min(num_drugs[arm], 2)])
     value = np.log(seen["volume_mm3"].to_numpy(float) / seen["fitted_median"].to_numpy(float))
     week = _BIN_DAYS * (np.floor(seen["day"].to_numpy(float) / _BIN_DAYS) + 0.5)
-    table = pd.DataFrame({"kind": kind, "day": week, "value": value}).groupby(["kind", "day"])["value"]
+    table = pd.DataFrame({"kind": kind.to_numpy(), "day": week, "value": value}).groupby(["kind", "day"])["value"]
     frame = table.quantile(np.array([0.05, 0.5, 0.95])).unstack().set_axis(["q05", "q50", "q95"], axis=1)
     frame.insert(0, "num_measurements", table.size())
     frame = frame[frame["num_measurements"] >= 20].reset_index()

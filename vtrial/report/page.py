@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vtrial.arms import parts_of
 from vtrial.config import Experiment
 from vtrial.report import content, figures, fit, mice, patients, sources
 from vtrial.report.curves import TRACE_LOOKS, curve_store, panel_layout
@@ -176,10 +177,10 @@ def figure_data(inputs: ReportInputs) -> dict[str, pd.DataFrame]:
     if inputs.tgi is not None:
         data["tgi"] = mice.new_models(inputs.tgi)
     if inputs.curves is not None:
-        table = inputs.experiment.data
-        day, inhibition = mice.growth_inhibition(inputs.curves, table.control, table.detection_limit_mm3)
+        num_drugs, limit = _num_drugs(inputs), inputs.experiment.data.detection_limit_mm3
+        day, inhibition = mice.growth_inhibition(inputs.curves, _untreated(num_drugs), limit)
         data["growth_inhibition"] = inhibition.assign(day=day)
-        data["residuals"] = mice.residuals(inputs.curves, table.control, table.separator)
+        data["residuals"] = mice.residuals(inputs.curves, num_drugs)
     return {name: frame for name, frame in data.items() if len(frame)}
 
 
@@ -250,13 +251,23 @@ def _names(frame: pd.DataFrame | None, column: str) -> list[str]:
     return [] if frame is None else list(dict.fromkeys(str(name) for name in frame[column]))
 
 
+def _num_drugs(inputs: ReportInputs) -> dict[str, int]:
+    """Arm of the fitted curves, as the table spells it -> its number of drugs: names fold case, and aliases count."""
+    data = inputs.experiment.data
+    return {arm: len(parts_of(arm, data.separator, data.aliases, data.control)) for arm in _names(inputs.curves, "arm")}
+
+
+def _untreated(num_drugs: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(arm for arm, number in num_drugs.items() if not number)
+
+
 def _curves(inputs: ReportInputs) -> dict[str, Any]:
     if inputs.curves is None or not len(inputs.curves):
         return {"shown": 0, "num_models": 0}
     from markupsafe import Markup
 
     table = inputs.experiment.data
-    models = curve_store(inputs.curves, table.detection_limit_mm3, table.control)["models"]
+    models = curve_store(inputs.curves, table.detection_limit_mm3, _untreated(_num_drugs(inputs)))["models"]
     written = [_json(model) for model in models]
     size = sum(map(len, written))
     shown = list(range(len(models)))
