@@ -222,4 +222,6 @@ def test_a_study_from_its_first_command_to_other_arms(tmp_path: Path) -> None:
     assert told["endpoints"] == [True, ["as it was", "both, half", "half"]]
     assert told["patients"] == [sorted(arms), True] and told["plots"] == [True, True]
     assert {"posterior", "cells", "sample_stats"} <= set(told["groups"])
-    assert "trial.visits.every_days" in told["compared"] and "fit" not in told["compared"] and told["page"]
+    compared = told["compared"]
+    assert "one and the same fit" in compared and "Fits, by" not in compared and "fit." not in compared
+    assert "trial.visits.every_days" in compared and told["page"]
