@@ -122,38 +122,6 @@ def fit_stage(
     return entry
 
 
-def judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise where the fit of a manifest's entry did not pass, with what failed and what to do.
-
-    Raises
-    ------
-    GateError
-        The fit did not pass its gates.
-    """
-    if entry["passed"]:
-        return
-    failed = [gate for gate in entry["gates"] if not gate["passed"]]
-    found = "; ".join(
-        f"{g['name']} {'undefined' if g['value'] is None else format(g['value'], '.4g')} at {g['where']} "
-        f"(limit {g['limit']:g})"
-        for g in failed
-    )
-    advice = [text for text, words in _ADVICE.items() if any(word in gate["name"] for gate in failed for word in words)]
-    if folder.manifest().get("quick"):
-        more = "quick: {fit: {warmup: 500, draws: 500}}"
-        advice = [f"a quick fit has few draws: run it without --quick, or give it more ({more})"]
-    raise GateError(f"the fit did not pass its gates: {found}; {', '.join(advice)} ({_REMEDIES})", folder.path)
-
-
-_REMEDIES = "docs/explanation/what-can-go-wrong.md has more"
-#: what to do -> parts of the names of the gates that call for it
-_ADVICE = {
-    "raise fit.target_accept": ("divergent",),
-    "raise fit.max_tree_depth": ("tree depth",),
-    "give fit.warmup and fit.draws more": ("R-hat", "ESS"),
-}
-
-
 def curve_shape(config: FitConfig) -> CurveShape:
     """The constants of a curve that a configuration sets."""
     slow = 0.0 if config.growth == "exponential" else config.deceleration
@@ -185,3 +153,35 @@ def _fit_of_key(root: Path, key: str, own: Path) -> RunFolder | None:
             except InputError as error:
                 LOG.warning("%s", error)  # a fit is made anew rather than stopped by a neighbour's damage
     return None
+
+
+def judge(entry: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raise where the fit of a manifest's entry did not pass, with what failed and what to do.
+
+    Raises
+    ------
+    GateError
+        The fit did not pass its gates.
+    """
+    if entry["passed"]:
+        return
+    failed = [gate for gate in entry["gates"] if not gate["passed"]]
+    found = "; ".join(
+        f"{g['name']} {'undefined' if g['value'] is None else format(g['value'], '.4g')} at {g['where']} "
+        f"(limit {g['limit']:g})"
+        for g in failed
+    )
+    advice = [text for text, words in _ADVICE.items() if any(word in gate["name"] for gate in failed for word in words)]
+    if folder.manifest().get("quick"):
+        more = "quick: {fit: {warmup: 500, draws: 500}}"
+        advice = [f"a quick fit has few draws: run it without --quick, or give it more ({more})"]
+    raise GateError(f"the fit did not pass its gates: {found}; {', '.join(advice)} ({_REMEDIES})", folder.path)
+
+
+_REMEDIES = "docs/explanation/what-can-go-wrong.md has more"
+#: what to do -> parts of the names of the gates that call for it
+_ADVICE = {
+    "raise fit.target_accept": ("divergent",),
+    "raise fit.max_tree_depth": ("tree depth",),
+    "give fit.warmup and fit.draws more": ("R-hat", "ESS"),
+}
