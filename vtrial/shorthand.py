@@ -12,12 +12,24 @@ _EVERY = re.compile(r"Q([1-9][0-9]{0,3})([HDW])\Z")
 _ON_OF = re.compile(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})\Z")
 _DAYS = re.compile(r"D?([1-9][0-9]{0,3})(?:-D?([1-9][0-9]{0,3}))?\Z")
 
+#: what people say -> the word for it
+_SPOKEN = (
+    (re.compile(r"\b(ONCE|1X?) (A DAY|DAILY)\b|\bEVERY DAY\b"), "QD"),
+    (re.compile(r"\b(TWICE|2X?) (A DAY|DAILY)\b"), "BID"),
+    (re.compile(r"\b(THREE TIMES|3X?) (A DAY|DAILY)\b"), "TID"),
+    (re.compile(r"\bDAILY\b"), "QD"),
+    (re.compile(r"\bEVERY OTHER DAY\b"), "QOD"),
+    (re.compile(r"\b(ONCE (A WEEK|WEEKLY)|EVERY WEEK)\b"), "QW"),
+    (re.compile(r"\bEVERY ([1-9][0-9]{0,3}) (D|W)(AY|EEK)S\b"), r"Q\1\2"),
+)
+
 
 def read_schedule(text: str) -> dict[str, Any]:
     """Read a schedule in clinical shorthand.
 
     A word for the times a day (QD, BID, TID, QID, Q8H), a period (QOD, QW, Q3W, q21d), dosing days within the period
     (d1,8,15 or d1-21) and days on of a cycle (21/28), in any order and case; words that are not needed are left out.
+    "Twice daily", "every 3 weeks" and their like are read too.
 
     Parameters
     ----------
@@ -34,7 +46,10 @@ def read_schedule(text: str) -> dict[str, Any]:
     ValueError
         With what was not understood or contradicts itself, and what is allowed.
     """
-    words = re.sub(r"\s*([,/-])\s*", r"\1", text.strip()).upper().split()
+    plain = " ".join(re.sub(r"\s*([,/-])\s*", r"\1", text.strip()).upper().split())
+    for spoken, word in _SPOKEN:
+        plain = spoken.sub(word, plain)
+    words = plain.split()
     # "days 1,4" is "d1,4"
     words = [word for word in words if word not in ("DAY", "DAYS")]
     found: dict[str, Any] = {}
