@@ -145,6 +145,7 @@ BAD: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]] 
     "more responders than patients": (changed("exp.yaml", "responders: 3", "responders: 30"), CHECK, (":18: ", "(10)")),
     "--set without a value": (same, (*CHECK, "--set", "fit.chains"), ("--set fit.chains: must read KEY=VALUE",)),
     "--set of an unknown key": (same, (*CHECK, "--set", "fit.chans=3"), ("--set fit.chans=3", "did you mean 'chains'")),
+    "an option that must be chosen": (same, ("design", "."), ("Choose from: simon, fleming,", "see vtrial design")),
     "--set out of range": (same, (*CHECK, "--set", "fit.chains=-1"), ("--set fit.chains=-1", "found -1")),
     "no such table": (
         changed("exp.yaml", "table.csv", "absent.csv"),

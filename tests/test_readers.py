@@ -165,6 +165,13 @@ def test_faults_name_their_place(tmp_path: Path, name: str) -> None:
     assert part in str(caught.value), caught.value
 
 
+def test_a_fault_of_the_first_sheet_names_the_others(tmp_path: Path) -> None:
+    """A page of remarks stands first in many books."""
+    book = workbook(tmp_path / "b.xlsx", {"README": "note\nsee TV\n", "TV": "mouse,0,7\n1,200,300\n"})
+    with pytest.raises(InputError, match=r"'README', the first of 2; .* TV; another goes into data\.sheet"):
+        read_dataset(book, layout="wide")
+
+
 def test_a_missing_sheet_names_those_there(tmp_path: Path) -> None:
     book = workbook(tmp_path / "s.xlsx", {"PCT raw date": PDXE, "other": "a,b\n1,2\n"})
     with pytest.raises(InputError, match=r"no sheet 'PCT raw data'\. Did you mean 'PCT raw date'\?"):

@@ -137,7 +137,8 @@ def test_arms_of_chosen_classes_alone(fitted, tmp_path, monkeypatch, capsys) -> 
     assert seen == [own] and "ARMS OF RAF/MEK, FAK ALONE" in capsys.readouterr().out
     page = (out / "validation.html").read_text()
     assert "ARMS OF RAF/MEK, FAK ALONE" in page and "--classes RAF/MEK,FAK" in page
-    for word, said in (("RAF", "did you mean"), ("TNKS", "no published arm has drugs of TNKS alone")):
+    slips = {"mek": "mean 'RAF/MEK'?", "Taxane": "mean 'taxane'?", "TNKS": "no published arm has drugs of TNKS alone"}
+    for word, said in slips.items():
         other = tmp_path / "other"
         assert cli.main(["validate", "--out", str(other), "--run", str(fitted), "--classes", word]) == 2
         assert said in capsys.readouterr().err and not other.exists()

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(STOPPED, InterruptedRun.exit_code) if code == 130 else int(code or 0)
     except _UsageFault as error:
         hint = f"vtrial {arguments[0]} --help" if arguments[0] in _commands() else "vtrial --help"
-        return _told(f"error: {error.format_message().rstrip('.')}; see {hint}", InputError.exit_code)
+        message = " ".join(error.format_message().split()).rstrip(".")  # choices come a line each
+        return _told(f"error: {message}; see {hint}", InputError.exit_code)
     except InterruptedRun as error:
         return _told(str(error) or STOPPED, error.exit_code)
     except VtrialError as error:

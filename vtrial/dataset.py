@@ -242,11 +242,17 @@ def read_dataset(
         raise InputError("must not be empty", key="data.separator" if control else "data.control")
     content = content_of(path, if_missing)
     text, lines, sheets = cells_of(path, content, sheet or SHEETS.get(layout))
-    rows = arranged(
-        path, text, lines, columns, constants, layout=layout, day_columns=day_columns, control=control[0]
-    )  # fmt: skip
-    columns = rows.columns
-    table, renamed = canonical(path, rows.text, rows.lines, columns, rows.constants)
+    try:
+        rows = arranged(
+            path, text, lines, columns, constants, layout=layout, day_columns=day_columns, control=control[0]
+        )
+        columns = rows.columns
+        table, renamed = canonical(path, rows.text, rows.lines, columns, rows.constants)
+    except InputError as error:
+        if not sheets:
+            raise
+        message = f"{error.message}. The book has several sheets: {sheets[0]}; another goes into data.sheet"
+        raise InputError(message, file=error.file, line=error.line, key=error.key) from None
     source = Source(path, columns)
     table["exclude"] = _reasons(source, table)
     _check_identity(source, table)

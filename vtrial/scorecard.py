@@ -125,7 +125,9 @@ def of_classes(priors: Priors, classes: Sequence[str]) -> Priors:
     known = sorted({drug.drug_class for drug in priors.drugs.values()})
     for name in classes:
         if name not in known:
-            raise InputError(f"no class {name!r}{nearest(name, known)}; there are {', '.join(known)}", key="--classes")
+            part = next((own for own in known if name.casefold() in own.casefold().split("/")), None)
+            near = f"; did you mean {part!r}?" if part else nearest(name, known)
+            raise InputError(f"no class {name!r}{near}; there are {', '.join(known)}", key="--classes")
     dosed = (arm for arm in priors.trials if arm.drugs)
     kept = tuple(arm for arm in dosed if {priors.drug_class(drug) for drug in arm.drugs} <= set(classes))
     if not kept:

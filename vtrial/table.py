@@ -115,8 +115,8 @@ def _sheet(path: Path, content: bytes, sheet: str | None) -> tuple[pd.DataFrame,
     if cells is None or place is None:
         message = f"has no sheet {sheet!r}.{nearest(str(sheet), names)} It has {listed(names)}"
         raise InputError(message, file=path, key="data.sheet")
-    first = ", the first" if sheet is None else ""
-    note = f"read the sheet {names[place]!r}{first} of {len(names)}; the others are not read"
+    first, others = ", the first" if sheet is None else "", [name for name in names if name != names[place]]
+    note = f"read the sheet {names[place]!r}{first} of {len(names)}; the others are not read: {listed(others)}"
     return cells.fillna("").astype(str), [note] if len(names) > 1 else []
 
 
