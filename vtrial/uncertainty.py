@@ -62,7 +62,9 @@ class Index(NamedTuple):
 def first_order_index(rate: np.ndarray, again: np.ndarray) -> Index:
     """First-order index of the group that two sets of rates [D] share, draw by draw (Janon 2014, ESAIM P&S 18:342).
 
-    The standard error is that of the estimator's influence function. NaN where the rates do not vary.
+    The standard error is that of the estimator's influence function, and at least that of a correlation of normals,
+    (1 - S^2) / sqrt(D), which is exact where S = 0: of skewed rates, which few draws have high, the former is small
+    just where the estimate is too low. NaN where the rates do not vary.
     """
     mean = 0.5 * (rate.mean() + again.mean())
     y, z = rate - mean, again - mean
@@ -72,7 +74,8 @@ def first_order_index(rate: np.ndarray, again: np.ndarray) -> Index:
         return Index(math.nan, math.nan)
     value = (y * z).mean() / variance
     influence = (y * z - value * spread) / variance
-    return Index(float(value), float(influence.std() / math.sqrt(len(rate))))
+    error = max(float(influence.std()), 1.0 - float(value) ** 2)
+    return Index(float(value), error / math.sqrt(len(rate)))
 
 
 def trial_variances(
