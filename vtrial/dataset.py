@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from vtrial.arms import arm_fault, drugs_in, follow, parts_of, read_arms
 from vtrial.covariates import check_covariates
 from vtrial.doses import Dose, read_doses, undosed, with_doses, written_dose
 from vtrial.errors import InputError
+from vtrial.measurements import body_weights, check_identity, check_mice, mouse_keys, numbers, reasons
 from vtrial.readers import SHEETS, arranged
-from vtrial.table import MISSING, Source, canonical, cells_of, content_of, fold, listed, nearest
+from vtrial.table import Source, canonical, cells_of, content_of, fold, listed, nearest
 
 DETECTION_LIMIT_MM3 = 10.0
 TOO_FEW = "fewer than 2 measurements"
@@ -34,7 +33,6 @@ TOO_FEW = "fewer than 2 measurements"
 #: middle mouse of four public tables (PDXE, invivoSyn, maeve, LXF A677) has its first on day -1 or 0
 LATEST_START = 7.0
 BEFORE_TREATMENT = "before treatment"
-_IDENTITY = ("study", "tumour_type", "pdx_model", "mouse", "arm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,17 +252,17 @@ def read_dataset(
         message = f"{error.message}. The book has several sheets: {sheets[0]}; another goes into data.sheet"
         raise InputError(message, file=error.file, line=error.line, key=error.key) from None
     source = Source(path, columns)
-    table["exclude"] = _reasons(source, table)
-    _check_identity(source, table)
-    table["mouse_key"] = _mouse_keys(table)
-    table["day"] = _numbers(source, table, "day", (table["exclude"] == "").to_numpy()) - (first_dose_day or 0.0)
+    table["exclude"] = reasons(source, table)
+    check_identity(source, table)
+    table["mouse_key"] = mouse_keys(table)
+    table["day"] = numbers(source, table, "day", (table["exclude"] == "").to_numpy()) - (first_dose_day or 0.0)
     # Time starts at the first dose: growth before it, under no arm, is not what the fit describes.
     table.loc[(table["day"] < 0) & (table["exclude"] == ""), "exclude"] = BEFORE_TREATMENT
     used = (table["exclude"] == "").to_numpy()
-    table["volume_mm3"] = _numbers(source, table, "volume_mm3", used)
+    table["volume_mm3"] = numbers(source, table, "volume_mm3", used)
     weights: list[str] = []
     if "body_weight_g" in table:
-        table["body_weight_g"], weights = _body_weights(source, table)
+        table["body_weight_g"], weights = body_weights(source, table)
     found: dict[str, Dose] = {}
     if dose_columns:
         fitted = table["exclude"] == ""
@@ -276,7 +274,7 @@ def read_dataset(
     else:
         spelling, drugs_of, merged = read_arms(source, table, control, separator, aliases)
     table["arm"] = table["arm"].map(spelling)
-    _check_mice(source, table[used])
+    check_mice(source, table[used])
     table["censored"] = (table["volume_mm3"] <= detection_limit_mm3).to_numpy()
     whole = Dataset(
         table=table,
@@ -307,118 +305,6 @@ def read_dataset(
     return replace(
         dataset, notes=(*sheets, *rows.notes, *renamed, *weights, *merged, *kept_out, *left_out, *_remarks(dataset))
     )
-
-
-def _reasons(source: Source, table: pd.DataFrame) -> pd.Series:
-    if "exclude" not in table:
-        return pd.Series("", index=table.index, dtype=str)
-    reasons = table["exclude"].where(~table["exclude"].isin(MISSING), "")
-    source.refuse(
-        table, reasons.str.lower().isin(("0", "1", "true", "false", "yes", "no")), "exclude",
-        lambda row: f"{row['exclude']!r} is not a reason: write why the fit must ignore the row, or leave it empty",
-    )  # fmt: skip
-    return reasons
-
-
-def _check_identity(source: Source, table: pd.DataFrame) -> None:
-    for name in _IDENTITY:
-        source.refuse(
-            table, table[name].isin(MISSING), name,
-            lambda row, name=name: f"the cell is empty; every row needs its {name}, excluded rows too",
-        )  # fmt: skip
-
-
-def _mouse_keys(table: pd.DataFrame) -> pd.Series:
-    # Mouse ids are unique within a study only. The escape makes the first bare slash the border: no two share a key.
-    study = table["study"].str.replace("\\", "\\\\", regex=False).str.replace("/", "\\/", regex=False)
-    return study + "/" + table["mouse"]
-
-
-def _numbers(source: Source, table: pd.DataFrame, name: str, used: np.ndarray) -> np.ndarray:
-    """Return days or volumes; NaN in excluded rows only."""
-    cells = table[name]
-    values = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-    bad = used & ~(np.isfinite(values) & ((values >= 0) | (name == "day")))
-    source.refuse(table, bad, name, lambda row: _number_fault(name, row[name]))
-    return values
-
-
-def _number_fault(name: str, cell: str) -> str:
-    or_exclude = "correct it, or give the row a reason in the column 'exclude'"
-    if cell in MISSING:
-        return f"the {name} is missing; delete the row, or give it a reason in the column 'exclude'"
-    if re.fullmatch(r"[-+]?\d+(\.\d{3})*,\d+", cell):
-        return f"{cell!r} is not a number: write decimals with a point, thousands without a mark"
-    value = float(pd.to_numeric(pd.Series([cell]), errors="coerce").iloc[0])
-    if math.isnan(value) and name == "volume_mm3":
-        return (
-            f"{cell!r} is not a number: write 0 where nothing could be felt; where nothing was measured, delete the "
-            "row, or give it a reason in the column 'exclude'"
-        )
-    if math.isnan(value):
-        return f"{cell!r} is not a number; {or_exclude}"
-    if math.isinf(value):
-        return f"{cell!r} is not finite; {or_exclude}"
-    return (
-        f"{cell} is negative: a volume is 0 (undetectable) or more; of changes in per cent, give the volumes themselves"
-    )
-
-
-def _body_weights(source: Source, table: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """Return grams; weights that no mouse has are missing, since the fit does not rest on them."""
-    cells = table["body_weight_g"]
-    values = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-    bad = np.isnan(values) & ~cells.isin(MISSING).to_numpy()
-    source.refuse(table, bad, "body_weight_g", lambda row: _number_fault("body_weight_g", row["body_weight_g"]))
-    impossible = ~np.isnan(values) & ~((values > 0) & (values < math.inf))
-    if not impossible.any():
-        return values, []
-    lines = listed(table.loc[impossible, "row"], 3)
-    note = f"impossible body weights, read as missing: {impossible.sum():,} (line {lines})"
-    return np.where(impossible, np.nan, values), [note]
-
-
-def _check_mice(source: Source, used: pd.DataFrame) -> None:
-    if used.empty:
-        raise InputError(
-            "nothing is left to fit: every row has a reason in the column 'exclude' or a day before treatment",
-            file=source.path,
-        )
-    row, mouse = used["row"].to_numpy(), np.asarray(pd.factorize(used["mouse_key"])[0])
-    model = np.asarray(pd.factorize(used["pdx_model"])[0])
-    one_per_study = (
-        "mouse ids are unique within a study: write one animal one id, such as MODEL-ARM-1, or, where ids start again "
-        "with every PDX model, make each a study of its own (data.columns, study: the column of pdx_model)"
-    )
-    for name, owner, of, advice in (
-        ("pdx_model", "mouse", mouse, one_per_study),
-        ("arm", "mouse", mouse, f"{one_per_study}; rows after a change of arm need a reason in 'exclude'"),
-        ("tumour_type", "pdx_model", model, "a PDX model has one tumour type: correct it, or name the models apart"),
-    ):
-        values = used[name].to_numpy()
-        first = np.unique(of, return_index=True)[1][of]
-        source.refuse(
-            used.assign(other=values[first], other_row=row[first]), values != values[first], owner,
-            lambda at, name=name, owner=owner, advice=advice: f"{owner} {at[owner]!r} has the {name} {at[name]!r} here "
-            f"and {at['other']!r} on line {at['other_row']}; {advice}",
-        )  # fmt: skip
-    day = used["day"].to_numpy()
-    order = np.lexsort((row, day, mouse))
-    same = np.zeros(len(used), bool)
-    same[order[1:]] = (np.diff(mouse[order]) == 0) & (np.diff(day[order]) == 0)
-    earlier = np.zeros(len(used), int)
-    earlier[order[1:]] = row[order[:-1]]
-    source.refuse(
-        used.assign(other_row=earlier), same, "day",
-        lambda at: f"mouse {at['mouse']!r} has day {at['day']:g} here and on line {at['other_row']}; keep one, or give "
-        "the other a reason in the column 'exclude'; two animals need two ids",
-    )  # fmt: skip
-    before = used["day"].groupby(mouse).shift(1)
-    source.refuse(
-        used.assign(before=before), (used["day"] < before).to_numpy(), "day",
-        lambda at: f"mouse {at['mouse']!r} goes back from day {at['before']:g} to day {at['day']:g}; correct the day, "
-        "sort the rows of the mouse by day, or name two animals apart",
-    )  # fmt: skip
 
 
 def _chosen(

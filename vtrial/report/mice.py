@@ -239,10 +239,11 @@ def residuals(curves: pd.DataFrame, num_drugs: Mapping[str, int]) -> pd.DataFram
         with fewer than 20 measurements of a kind are left out.
     """
     seen = curves[~curves["censored"].astype(bool)]
-    kind = seen["arm"].astype(str).map(lambda arm: (UNTREATED, SINGLE, COMBINATION)[min(num_drugs[arm], 2)])
+    kinds = (UNTREATED, SINGLE, COMBINATION)
+    kind = [kinds[min(num_drugs[str(arm)], 2)] for arm in seen["arm"]]
     value = np.log(seen["volume_mm3"].to_numpy(float) / seen["fitted_median"].to_numpy(float))
     week = _BIN_DAYS * (np.floor(seen["day"].to_numpy(float) / _BIN_DAYS) + 0.5)
-    table = pd.DataFrame({"kind": kind.to_numpy(), "day": week, "value": value}).groupby(["kind", "day"])["value"]
+    table = pd.DataFrame({"kind": kind, "day": week, "value": value}).groupby(["kind", "day"])["value"]
     frame = table.quantile(np.array([0.05, 0.5, 0.95])).unstack().set_axis(["q05", "q50", "q95"], axis=1)
     frame.insert(0, "num_measurements", table.size())
     frame = frame[frame["num_measurements"] >= 20].reset_index()
