@@ -32,16 +32,10 @@ def test_a_surface_ends_at_its_edge() -> None:
     np.testing.assert_allclose(found.logit[0], table[0][[[0], [-1]], [[0, -1]]])
 
 
-def test_where_next_to_nobody_responds_the_logit_is_carried_on() -> None:
-    """Nodes of fewer than six responders fall by 1.5 a unit of ln kill scale from the first that has more."""
-    rate = np.broadcast_to(np.linspace(0.0, 0.9, len(LN_KILL_SCALE))[None, :, None] ** 8, (1, 10, 2)).copy()
-    found = logit_surface(rate, 1000)[0, :, 0]
-    few = (1000 * rate[0, :, 0]) < 6
-    assert few.any() and not few.all()
-    step = LN_KILL_SCALE[1] - LN_KILL_SCALE[0]
-    np.testing.assert_allclose(np.diff(found)[few[:-1]], 1.5 * step)
-    many = rate[0, ~few, 0]
-    np.testing.assert_allclose(found[~few], np.log(1000 * many + 0.5) - np.log(1000 - 1000 * many + 0.5))
+def test_no_node_says_more_than_its_count() -> None:
+    """The rate behind a logit is that of half a responder more in one patient more, none included."""
+    rate = np.array([0.0, 0.001, 0.5, 1.0]).reshape(1, 2, 2)
+    np.testing.assert_allclose(expit(logit_surface(rate, 1000)), (1000 * rate + 0.5) / 1001)
 
 
 def test_between_the_nodes_it_is_the_simulation_under_the_hard_rule() -> None:

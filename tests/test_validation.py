@@ -8,6 +8,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from vtrial import published, taught, validation
+from vtrial.calibration import Grid
 from vtrial.medians import Curve
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, load_priors
@@ -47,7 +48,7 @@ def made_up(
     return published.SimulatedArms(rate, null, origin, patients, progression, response)
 
 
-def made_up_surfaces(key, arms, draws, sampler, priors, aliases, num_patients, endpoints, progress):
+def made_up_surfaces(key, arms, draws, sampler, priors, aliases, num_patients, endpoints, progress, bias):
     logit = np.broadcast_to(1.5 * LN_KILL_SCALE[None, :, None], (MICE, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
     return {(arm.id, "orr"): Surface(logit, np.zeros_like(logit)) for arm in arms}
 
@@ -184,7 +185,18 @@ def test_a_median_is_a_normal_observation_of_the_logit_on_its_day_hand_computed(
     flat = np.full((2, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)), -0.7)
     surfaces = {"orr": Surface(flat, np.zeros_like(flat)), "pfs": Surface(flat, np.full_like(flat, 0.01))}
     offset, spread = np.array([0.0, 0.5]), np.full(2, 0.4)
-    found = taught.arm_log_likelihood(arm, surfaces, offset, spread)
+    grid = Grid(np.linspace(-2.0, 1.0, 5), np.linspace(-7.0, -4.0, 3))
+    found = taught.arm_log_likelihood(arm, surfaces, grid, offset, spread)
+    assert found.shape == (2, 5, 3)
     alone = log_likelihood(-0.7 + offset, spread, arm.num_responders, arm.num_patients)
     of_median = norm.logpdf(0.0, -0.7, np.sqrt(0.01 + published_one[1] + 0.16))
     np.testing.assert_allclose(found, np.broadcast_to((alone + of_median)[:, None, None], found.shape), rtol=1e-9)
+
+
+def test_effective_draws_are_those_of_a_mean_of_alike_groups() -> None:
+    """One-way layout, intraclass correlation 1/2: J R / (1 + (R - 1) / 2) in expectation; within 4 SE of a variance."""
+    rng = np.random.default_rng(0)
+    alike = rng.standard_normal((400, 1)) + rng.standard_normal((400, 16))
+    expected = 400 * 16 / (1 + 15 / 2)
+    assert abs(validation._effective_draws(alike) / expected - 1) < 4 * np.sqrt(2 / 399)
+    assert validation._effective_draws(np.zeros((4, 2))) == 8

@@ -116,7 +116,10 @@ def calibrated_rates(
         for arm in cohort.arms
         for name in arm.drugs
     ]
-    taught = Taught(jax.random.key(settings.seed), arms, draws, priors, aliases, settings, progress, asked)
+    taught = Taught(
+        *(jax.random.key(settings.seed), arms, draws, priors, aliases, settings, progress, asked),
+        engraftment_bias=config.engraftment_bias,
+    )
     after, teachers = taught.after(hidden)
     tables = []
     for word, sampler in ((BEFORE, taught.before()), (AFTER, after)):

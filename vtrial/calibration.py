@@ -29,15 +29,16 @@ from scipy.special import logsumexp, ndtri
 from vtrial.errors import InputError
 from vtrial.priors import Entry, Priors
 
-#: the grid of ln kill scale and of ln loss of effect (1/day): 3.8 and 2.8 SD of their priors to either side
-LN_KILL_SCALE = np.linspace(-4.0, 1.85, 79)
-LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 13)
+# steps of the grid of ln kill scale and of ln loss of effect, and how many SD of the priors it reaches to either side
+_STEPS = (0.075, 0.375)
+_REACH = 4.0
 # of the part that all classes share: nodes over 3.5 SD to either side
 _COMMON_NODES = (36, 13)
 # parts of the prior of an SD, between drugs and between tumour types of a drug, each with its mean as a node: narrow
 # ones in the upper tail, where drugs that differ more than was thought would lie
 _SD_PARTS = np.array([0.0, 0.3, 0.6, 0.85, 0.95, 0.99, 1.0])
 _SD_NODES = len(_SD_PARTS) - 1
+_SDS = ("drug_discrepancy", "drug_type_discrepancy")
 
 
 class Drug(NamedTuple):
@@ -46,6 +47,13 @@ class Drug(NamedTuple):
     name: str
     drug_class: str
     tumour_type: str
+
+
+class Grid(NamedTuple):
+    """Evenly spaced values at which likelihoods are known."""
+
+    ln_kill_scale: np.ndarray  # [S]
+    ln_loss: np.ndarray  # [L], ln(1/day)
 
 
 class Teacher(NamedTuple):
@@ -90,7 +98,14 @@ class Calibration:
     """
 
     def __init__(
-        self, seed: int, teachers: Sequence[Teacher], drugs: Collection[Drug], priors: Priors, mice: int, copies: int
+        self,
+        seed: int,
+        grid: Grid,
+        teachers: Sequence[Teacher],
+        drugs: Collection[Drug],
+        priors: Priors,
+        mice: int,
+        copies: int,
     ):
         """Set up the tree.
 
@@ -98,6 +113,8 @@ class Calibration:
         ----------
         seed
             Of the draws.
+        grid
+            Of the likelihoods, see :func:`grid_of`.
         teachers
             Published arms of one drug each.
         drugs
@@ -115,24 +132,21 @@ class Calibration:
         self._seed, self._mice, self.copies, self._teachers = seed, mice, copies, tuple(teachers)
         self._drugs = sorted({*drugs, *(t.drug for t in teachers)})
         self._classes = {drug.name: drug.drug_class for drug in self._drugs}
-        self._common = [
-            _normal(priors.entry(f"translation.{name}"))
-            for name in ("ln_kill_scale_common", "ln_loss_of_effect_common")
-        ]
+        self._kill, self._loss = grid
+        self._common = _common_terms(priors)
         self._terms = {name: _class_terms(name, priors) for name in sorted(set(self._classes.values()))}
-        names = ("drug_discrepancy", "drug_type_discrepancy")
-        self._sd, self._sd_z = zip(*(_sd_nodes(f"translation.{name}", priors) for name in names), strict=True)
-        self._step = [_transition(LN_KILL_SCALE[:, None], sd, LN_KILL_SCALE) for sd in self._sd]
+        self._sd, self._sd_z = zip(*(_sd_nodes(f"translation.{name}", priors) for name in _SDS), strict=True)
+        self._step = [_transition(self._kill[:, None], sd, self._kill) for sd in self._sd]
         self._nodes = [_nodes(common, size) for common, size in zip(self._common, _COMMON_NODES, strict=True)]
         self._to_class = {name: self._class_steps(terms) for name, terms in self._terms.items()}
-        self._kept: dict[tuple[str, str], np.ndarray] = {}
+        self._kept: dict[tuple[str, ...], np.ndarray] = {}
 
     def _class_steps(self, terms: tuple[_Normal, _Normal, _Normal]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities [S0, S] and [L0, L] of the nodes of a class given the nodes of what all have in common."""
         scale, discrepancy, loss = terms
         sd = np.array([np.hypot(scale.sd, discrepancy.sd)])
-        steps = _transition(self._nodes[0][:, None] + scale.mean + discrepancy.mean, sd, LN_KILL_SCALE)[0]
-        return steps, _transition(self._nodes[1][:, None] + loss.mean, np.array([loss.sd]), LN_LOSS_OF_EFFECT)[0]
+        steps = _transition(self._nodes[0][:, None] + scale.mean + discrepancy.mean, sd, self._kill)[0]
+        return steps, _transition(self._nodes[1][:, None] + loss.mean, np.array([loss.sd]), self._loss)[0]
 
     # ------------------------------------------------------------------------------------------------ up
 
@@ -145,44 +159,48 @@ class Calibration:
         weight = np.log(np.diff(_SD_PARTS))
         top = np.add.outer(np.add.outer(weight, weight), np.add.outer(*prior))[None]
         for name, values in by_class.items():
-            if values.shape[0] > 1:
+            if self._seen(hidden, name):
                 steps = self._to_class[name]
-                message = self._memo("common", name, hidden, lambda v=values, s=steps: _up(v, *s))
+                message = self._memo(("common", name), name, hidden, lambda v=values, s=steps: _up(v, *s))
                 top = top + message
         return _Levels(cell, by_drug, by_class, np.broadcast_to(top, (self._mice, *top.shape[1:])))
 
-    def _memo(self, level: str, name: str, hidden: frozenset[int], made: Callable[[], np.ndarray]) -> np.ndarray:
+    def _seen(self, hidden: frozenset[int], drug_class: str, name: str | None = None) -> bool:
+        """Whether a class, or a drug of it, has an arm that may be seen."""
+        own = (t for t in self._teachers if t.drug.drug_class == drug_class and name in (None, t.drug.name))
+        return any(t.id not in hidden for t in own)
+
+    def _memo(self, key: tuple[str, ...], drug_class: str, hidden: frozenset[int], made: Callable[[], np.ndarray]):
         """A message of a class or of a drug of it; kept where none of its arms is hidden, as most trials touch one."""
-        drug_class = self._classes.get(name, name)
         if any(t.id in hidden for t in self._teachers if t.drug.drug_class == drug_class):
             return made()
-        if (level, name) not in self._kept:
-            self._kept[level, name] = made()
-        return self._kept[level, name]
+        if key not in self._kept:
+            self._kept[key] = made()
+        return self._kept[key]
 
     def _cell(self, drug: Drug, hidden: frozenset[int]) -> np.ndarray:
-        flat = np.zeros((1, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+        flat = np.zeros((1, len(self._kill), len(self._loss)))
         return sum((t.log_likelihood for t in self._teachers if t.drug == drug and t.id not in hidden), start=flat)
 
     def _drug(self, name: str, hidden: frozenset[int], cell: Mapping[Drug, np.ndarray]) -> np.ndarray:
         def made() -> np.ndarray:
-            total = np.zeros((1, _SD_NODES, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+            total = np.zeros((1, _SD_NODES, len(self._kill), len(self._loss)))
             for drug in self._drugs:
-                if drug.name == name and cell[drug].shape[0] > 1:
+                if drug.name == name and any(t.drug == drug and t.id not in hidden for t in self._teachers):
                     total = total + _log_matmul(self._step[1], cell[drug][:, None])
             return total
 
-        return self._memo("drug", name, hidden, made)
+        return self._memo(("drug", name), self._classes[name], hidden, made)
 
     def _class(self, drug_class: str, hidden: frozenset[int], by_drug: Mapping[str, np.ndarray]) -> np.ndarray:
         def made() -> np.ndarray:
-            total = np.zeros((1, _SD_NODES, _SD_NODES, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+            total = np.zeros((1, _SD_NODES, _SD_NODES, len(self._kill), len(self._loss)))
             for name, values in by_drug.items():
-                if self._classes[name] == drug_class and values.shape[0] > 1:
+                if self._classes[name] == drug_class and self._seen(hidden, drug_class, name):
                     total = total + _log_matmul(self._step[0][:, None], values[:, None])
             return total
 
-        return self._memo("class", drug_class, hidden, made)
+        return self._memo(("class", drug_class), drug_class, hidden, made)
 
     # ------------------------------------------------------------------------------------------------ down
 
@@ -209,22 +227,22 @@ class Calibration:
             mass = np.log(steps[0])[s0][:, :, None] + np.log(steps[1])[l0][:, None, :] + up[j % len(up), a, b]
             at = divmod(_choose(rng, mass.reshape(len(j), -1), 1), mass.shape[2])
             of_class[name] = at
-            rest = LN_KILL_SCALE[at[0]] - common[0] - scale.mean - discrepancy.mean
+            rest = self._kill[at[0]] - common[0] - scale.mean - discrepancy.mean
             first, second = _split(rng, rest, scale.sd, discrepancy.sd)
             found[f"prior {scale.name} {name}"] = _standard(first, 0.0, scale.sd)
             found[f"prior {discrepancy.name} {name}"] = _standard(second, 0.0, discrepancy.sd)
-            found[f"prior {loss.name} {name}"] = _standard(LN_LOSS_OF_EFFECT[at[1]] - common[1], loss.mean, loss.sd)
+            found[f"prior {loss.name} {name}"] = _standard(self._loss[at[1]] - common[1], loss.mean, loss.sd)
         of_drug: dict[str, np.ndarray] = {}
         for name, drug_class in sorted(self._classes.items()):
             at, up = of_class[drug_class], levels.drug[name]
             of_drug[name] = _choose(rng, np.log(self._step[0])[a, at[0]] + up[j % len(up), b, :, at[1]], 1)
-            moved = LN_KILL_SCALE[of_drug[name]] - LN_KILL_SCALE[at[0]]
-            found[f"discrepancy {name}"] = moved / self._sd[0][a]
+            moved = self._kill[of_drug[name]] - self._kill[at[0]]
+            found[f"discrepancy {name}"] = _standard(moved, 0.0, self._sd[0][a])
         for drug in self._drugs:
             at, up = of_class[drug.drug_class], levels.cell[drug]
             here = _choose(rng, np.log(self._step[1])[b, of_drug[drug.name]] + up[j % len(up), :, at[1]], 1)
-            moved = LN_KILL_SCALE[here] - LN_KILL_SCALE[of_drug[drug.name]]
-            found[f"discrepancy {drug.name} in {drug.tumour_type}"] = moved / self._sd[1][b]
+            moved = self._kill[here] - self._kill[of_drug[drug.name]]
+            found[f"discrepancy {drug.name} in {drug.tumour_type}"] = _standard(moved, 0.0, self._sd[1][b])
         return Learnt(found, len(self._teachers) - len(hidden))
 
 
@@ -251,12 +269,44 @@ def _class_terms(drug_class: str, priors: Priors) -> tuple[_Normal, _Normal, _No
 
 
 def _sd_nodes(name: str, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of an SD in every part of its prior, and its place there as a standard normal."""
+    """Root mean square of an SD in every part of its prior, and its place there as a standard normal."""
     probability = (np.arange(20_000) + 0.5) / 20_000
-    value = np.asarray(priors.quantile(name, probability), float)
+    value = np.broadcast_to(np.asarray(priors.quantile(name, probability), float), probability.shape)
     part = np.searchsorted(_SD_PARTS, probability) - 1
-    mean = np.bincount(part, value) / np.bincount(part)
-    return mean, ndtri(np.interp(mean, value, probability))
+    node = np.sqrt(np.bincount(part, value**2) / np.bincount(part))
+    return node, ndtri(np.interp(node, value, probability)) if np.ptp(value) else np.zeros(_SD_NODES)
+
+
+def _common_terms(priors: Priors) -> list[_Normal]:
+    """What all classes have in common: ln kill scale and ln loss of effect."""
+    names = ("ln_kill_scale_common", "ln_loss_of_effect_common")
+    return [_normal(priors.entry(f"translation.{name}")) for name in names]
+
+
+def grid_of(classes: Collection[str], priors: Priors) -> Grid:
+    """The grid for drugs of these classes: four SD of their priors to either side.
+
+    Raises
+    ------
+    InputError
+        As :class:`Calibration`.
+    """
+    common, spread = _common_terms(priors), sum(np.mean(_sd_nodes(f"translation.{n}", priors)[0] ** 2) for n in _SDS)
+    ends: tuple[list[float], list[float]] = ([], [])
+    for name in sorted(classes):
+        scale, discrepancy, loss = _class_terms(name, priors)
+        kill_sd = np.sqrt(common[0].sd ** 2 + scale.sd**2 + discrepancy.sd**2 + spread)
+        loss_sd = np.hypot(common[1].sd, loss.sd)
+        sums = (common[0].mean + scale.mean + discrepancy.mean, kill_sd), (common[1].mean + loss.mean, loss_sd)
+        for end, (mean, sd), step in zip(ends, sums, _STEPS, strict=True):
+            # at least two steps, where all of it is fixed
+            reach = max(_REACH * sd, 2 * step)
+            end += [mean - reach, mean + reach]
+    nodes = (
+        min(end) + step * np.arange(1 + int(np.ceil((max(end) - min(end)) / step)))
+        for end, step in zip(ends, _STEPS, strict=True)
+    )
+    return Grid(*nodes)
 
 
 def _nodes(common: _Normal, size: int) -> np.ndarray:
@@ -270,8 +320,10 @@ def _transition(centre: np.ndarray, sd: np.ndarray, nodes: np.ndarray) -> np.nda
     """Probabilities [N, C, S] of evenly spaced nodes [S] under normals of N SDs about centres [C, 1].
 
     An SD below half a step would leave all mass between two nodes: it is taken as half a step, which keeps the mean.
+    An SD of 0 stays on the nearest node.
     """
-    sd = np.maximum(sd, 0.5 * (nodes[1] - nodes[0]))[:, None, None]
+    step = nodes[1] - nodes[0]
+    sd = np.where(sd == 0.0, 1e-3 * step, np.maximum(sd, 0.5 * step))[:, None, None]
     density = -0.5 * ((nodes[None, None, :] - centre[None]) / sd) ** 2
     # a floor: where all nodes are too far, the nearest ones share the mass
     mass = np.exp(density - density.max(-1, keepdims=True)) + 1e-300
@@ -312,5 +364,7 @@ def _split(rng: np.random.Generator, total: np.ndarray, one: float, other: float
     return first, total - first
 
 
-def _standard(value: np.ndarray, mean: float, sd: float) -> np.ndarray:
-    return (value - mean) / sd if sd else np.zeros_like(value)
+def _standard(value: np.ndarray, mean: float, sd: float | np.ndarray) -> np.ndarray:
+    """Standard normals behind normals; 0 where the SD is."""
+    fixed = np.equal(sd, 0.0)
+    return np.where(fixed, 0.0, (value - mean) / np.where(fixed, 1.0, sd))

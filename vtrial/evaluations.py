@@ -274,7 +274,7 @@ def validate(
         int | None,
         typer.Option(metavar="D", min=50, help="Joint draws of mice and translation, 16 for each of the mice."),
     ] = None,
-    patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
+    patients: Annotated[int | None, typer.Option(metavar="N", min=500, help="Patients per draw and arm.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="256 draws, for a first look; the page says so.")] = False,
     teach: Annotated[
         Literal["orr", "all"],
@@ -319,7 +319,7 @@ def calibrate(
     draws: Annotated[
         int | None, typer.Option(metavar="D", min=50, help="Joint draws, 16 for each of the mice.")
     ] = None,
-    patients: Annotated[int | None, typer.Option(metavar="N", min=1, help="Patients per draw and arm.")] = None,
+    patients: Annotated[int | None, typer.Option(metavar="N", min=500, help="Patients per draw and arm.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="256 draws, for a first look; every row says so.")] = False,
     device: Device = "auto",
 ) -> None:

@@ -93,7 +93,7 @@ class MetaAnalysis:
 
     def _posterior(self, left_out: frozenset[int]) -> dict[str, np.ndarray]:
         if left_out not in self._kept:
-            seen = jnp.asarray([t.id not in left_out for t in self._teachers])
+            seen = jnp.asarray([t.id not in left_out for t in self._teachers], bool)
             draws = self._fit(self._key, {**self._arrays, "seen": seen})
             self._kept[left_out] = {name: np.asarray(values) for name, values in draws.items()}
         return self._kept[left_out]

@@ -130,6 +130,7 @@ def planned(
     aliases: Mapping[str, str],
     *,
     independent_action: bool = False,
+    engraftment_bias: float = 0.0,
 ) -> Iterator[tuple[Cohort, str, list[TrialArm], CohortPlan]]:
     """The cohorts of published arms with their plans, see :func:`cohorts`; null models of combinations on request."""
     for cohort, recist, members in cohorts(arms):
@@ -140,6 +141,7 @@ def planned(
             draws,  # pyright: ignore[reportArgumentType]
             priors,
             aliases,
+            engraftment_bias,
             sampler=sampler,
         )
         yield cohort, recist, members, plan if independent_action else arms_alone(plan)

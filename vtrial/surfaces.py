@@ -24,14 +24,10 @@ from vtrial.published_medians import published_median, teaches
 from vtrial.rates import response_rates
 from vtrial.trial import Endpoints, simulate
 
-#: nodes of ln kill scale: 3.8 SD of its prior to either side of ln 0.4, 0.65 apart
+#: nodes of ln kill scale: 3.8 SD of its shipped prior to either side of ln 0.4, 0.65 apart
 LN_KILL_SCALE = np.linspace(-4.0, 1.85, 10)
-#: nodes of ln loss of effect (1/day): 2.8 SD of its prior to either side of ln 0.005, 0.9 apart
+#: nodes of ln loss of effect (1/day): 2.8 SD of its shipped prior to either side of ln 0.005, 0.9 apart
 LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 6)
-# Below this many responders a node says nothing but "few", and its logit is carried on from the node above by this
-# slope in ln kill scale, that of small rates: between a node of one responder and one of none lies noise alone.
-_FEW = 6
-_SLOPE = 1.5
 
 
 class Surface(NamedTuple):
@@ -66,14 +62,9 @@ def _weights(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 
 
 def logit_surface(rate: np.ndarray, patients: int) -> np.ndarray:
-    """Logit of rates [J, S, L] of that many patients each, carried on where next to nobody responded."""
+    """Logit of rates [J, S, L] of that many patients each, half a responder and half a non-responder added."""
     responders = rate * patients
-    logit = np.log(responders + 0.5) - np.log(patients - responders + 0.5)
-    step = _SLOPE * (LN_KILL_SCALE[1] - LN_KILL_SCALE[0])
-    for node in range(len(LN_KILL_SCALE) - 2, -1, -1):
-        carried = logit[:, node + 1] - step
-        logit[:, node] = np.where(responders[:, node] < _FEW, carried, logit[:, node])
-    return logit
+    return np.log(responders + 0.5) - np.log(patients - responders + 0.5)
 
 
 def simulate_surfaces(
@@ -86,6 +77,7 @@ def simulate_surfaces(
     num_patients: int,
     endpoints: Sequence[str],
     progress: Callable[[str, int, int], None],
+    engraftment_bias: float = 0.0,
 ) -> dict[tuple[int, str], Surface]:
     """Surfaces of all that published arms of one drug teach, by id of the arm and endpoint.
 
@@ -105,11 +97,13 @@ def simulate_surfaces(
         Of :data:`vtrial.published_medians.ENDPOINTS`.
     progress
         Told of every arm.
+    engraftment_bias
+        See :func:`vtrial.translation.plan_cohort`.
     """
     found: dict[tuple[int, str], Surface] = {}
     timed = tuple(endpoints) != ("orr",)
     shape = (draws.size, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT))
-    groups = list(planned(arms, draws, sampler, priors, aliases))
+    groups = list(planned(arms, draws, sampler, priors, aliases, engraftment_bias=engraftment_bias))
     for done, (cohort, recist, members, plan) in enumerate(groups):
         progress(f"surface, {cohort.tumour_type}", done, len(groups))
         trial, column = plan.trial(), 0 if cohort.subgroups else -1

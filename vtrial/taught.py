@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from scipy.stats import norm
 
-from vtrial.calibration import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Calibration, Drug, Teacher
+from vtrial.calibration import Calibration, Drug, Grid, Teacher, grid_of
 from vtrial.mouse_prior import MouseDraws, Repeated
 from vtrial.prior_draws import LearntSampler, PriorSampler
 from vtrial.priors import Priors, TrialArm
@@ -64,6 +64,7 @@ class Taught:
         settings: Settings,
         progress: Callable[[str, int, int], None],
         asked: Collection[Drug] = (),
+        engraftment_bias: float = 0.0,
     ):
         """Simulate all arms that teach.
 
@@ -83,6 +84,8 @@ class Taught:
             Told of every arm.
         asked
             Drugs in tumour types that will be predicted, beside those of the arms.
+        engraftment_bias
+            Of the experiment, see :func:`vtrial.translation.plan_cohort`.
         """
         key_translation, self.key = jax.random.split(key)
         self.arms, self.priors, self.aliases, self.settings = tuple(arms), priors, aliases, settings
@@ -101,19 +104,22 @@ class Taught:
             settings.patients,
             settings.endpoints,
             progress,
+            engraftment_bias,
         )
+        every = [Drug(*item, arm.tumour_type) for arm in arms for item in classes_of(arm, priors).items()]
+        every += asked
+        grid = grid_of({drug.drug_class for drug in every}, priors)
         shift, between = offsets(self._sampler, teachers), self._sampler.entry("translation.between_trials")
         said = []
         for arm in teachers:
             own = {name: surface for (number, name), surface in surfaces.items() if number == arm.id}
             drug = Drug(*next(iter(classes_of(arm, priors).items())), arm.tumour_type)
-            said.append(Teacher(arm.id, drug, arm_log_likelihood(arm, own, shift[arm.id], between)))
-        every = [Drug(*item, arm.tumour_type) for arm in arms for item in classes_of(arm, priors).items()]
-        self._calibration = Calibration(settings.seed, said, [*every, *asked], priors, draws.size, settings.copies)
+            said.append(Teacher(arm.id, drug, arm_log_likelihood(arm, own, grid, shift[arm.id], between)))
+        self._calibration = Calibration(settings.seed, grid, said, every, priors, draws.size, settings.copies)
 
-    def before(self) -> PriorSampler:
-        """D draws of the translation before any trial."""
-        return PriorSampler(self._sampler.key, self.priors, self.draws.size)
+    def before(self) -> LearntSampler:
+        """D draws of the translation before any trial, beside the same draws of all that is not learnt."""
+        return self.after(self._teachers)[0]
 
     def after(self, left_out: Collection[int]) -> tuple[LearntSampler, int]:
         """D draws of the translation after all trials but the arms of these ids, and how many arms taught."""
@@ -125,7 +131,7 @@ class Taught:
 
 
 def arm_log_likelihood(
-    arm: TrialArm, surfaces: Mapping[str, Surface], offset: np.ndarray, between_trials: np.ndarray
+    arm: TrialArm, surfaces: Mapping[str, Surface], grid: Grid, offset: np.ndarray, between_trials: np.ndarray
 ) -> np.ndarray:
     """Log likelihood of what an arm published, on the grid of the calibration, [J, S, L].
 
@@ -135,12 +141,14 @@ def arm_log_likelihood(
         Its counts, and the sizes of its medians.
     surfaces
         What it would have shown, by endpoint; the endpoints are independent given the draw.
+    grid
+        Of the calibration.
     offset, between_trials
         Of reader and line, and SD of the deviation of one trial, on the logit, [J].
     """
-    total = np.zeros((len(offset), len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)))
+    total = np.zeros((len(offset), *map(len, grid)))
     for name, surface in surfaces.items():
-        shown = surface.at(LN_KILL_SCALE, LN_LOSS_OF_EFFECT)
+        shown = surface.at(*grid)
         spread = np.broadcast_to(between_trials[:, None, None], total.shape)
         if name == "orr":
             logit = shown.logit + offset[:, None, None]

@@ -77,7 +77,8 @@ def _fitted_name(drug: str, priors: Priors, known: Sequence[str], aliases: Mappi
 def drug_effect(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors, aliases):
     """Mean and spread over PDX models of a drug's effect in a tumour type, [D] each, and where they come from."""
     name = _fitted_name(drug, priors, draws.labels("drug"), aliases)
-    drug_class = priors.drug_class(drug)
+    # draws by its own name: however a file spells a drug, it is the same one
+    own, drug_class = priors.drug(drug).name, priors.drug_class(drug)
     types = draws.labels("drug_type")
     if name is not None and f"{name} | {tumour_type}" in types:
         index = types.index(f"{name} | {tumour_type}")
@@ -92,13 +93,13 @@ def drug_effect(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler
         else:
             mean = draws.get("mu_effect") + draws.get("omega_effect_class") * sampler.normal(f"class {drug_class}")
             origin = f"new drug of the new class {drug_class}"
-        mean = mean + draws.get("omega_effect_drug") * sampler.normal(f"drug {drug}")
-    mean = mean + draws.get("omega_effect_type") * sampler.normal(f"drug {drug} in {tumour_type}")
+        mean = mean + draws.get("omega_effect_drug") * sampler.normal(f"drug {own}")
+    mean = mean + draws.get("omega_effect_type") * sampler.normal(f"drug {own} in {tumour_type}")
     own_spread = f"classes.{drug_class}.between_models"
     if own_spread in priors.names():
-        spread = sampler.entry(own_spread, f" {drug}")
+        spread = sampler.entry(own_spread, f" {own}")
     else:
-        z = sampler.normal(f"spread of {drug} in {tumour_type}")
+        z = sampler.normal(f"spread of {own} in {tumour_type}")
         spread = np.exp(draws.get("mu_ln_omega_effect") + draws.get("omega_ln_omega_effect") * z)
     return mean, spread, origin
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from numpyro.diagnostics import effective_sample_size
 
 from vtrial.meta_analysis import MetaAnalysis, MetaArm
 from vtrial.mouse_prior import MouseDraws, PriorDraws
@@ -223,10 +222,9 @@ def validate(
 
 
 def _effective_draws(logit: np.ndarray) -> float:
-    """Effective number of draws [J, R], every draw of the mice a chain; all of them where nothing varies."""
-    if np.ptp(logit) == 0.0:
-        return float(logit.size)
-    return float(effective_sample_size(logit))
+    """How many independent draws [J, R] are worth in a mean, those of one draw of the mice being alike; at most J R."""
+    of_mean = logit.mean(axis=1).var(ddof=1) / len(logit) if len(logit) > 1 else 0.0
+    return float(min(logit.size, logit.var() / of_mean)) if of_mean > 0.0 else float(logit.size)
 
 
 def members(scores: pd.DataFrame, name: str) -> pd.DataFrame:
