@@ -218,15 +218,17 @@ def law_of(draws: Draws, subgroups=None):
 
 
 def test_subgroups_of_patients_use_what_the_fit_has_learnt():
-    """No prior speaks of KRAS: the posterior does. Mean of the cohort as without; spread less the covariate's."""
+    """No prior speaks of KRAS: the posterior does, from its mean over PDX models, 1/2; spread less the covariate's."""
     draws = Draws(learnt(effect=[0.0, 0.8, 0.8], omega_effect=[0.3, 0.3, 0.3]), 20)
     split, whole = law_of(draws, GROUPS), law_of(draws)
     np.testing.assert_allclose(
-        split.effect_mean[:, 0], np.broadcast_to([0.8 + 0.75 * BETA, 0.8 - 0.25 * BETA], (20, 2)), rtol=1e-6
+        split.effect_mean[:, 0], np.broadcast_to([0.8 + 0.5 * BETA, 0.8 - 0.5 * BETA], (20, 2)), rtol=1e-6
     )
     np.testing.assert_allclose(whole.effect_mean[:, 0], 0.8, rtol=1e-6)
     np.testing.assert_allclose(split.effect_sd, 0.3, rtol=1e-6)
     np.testing.assert_allclose(whole.effect_sd, np.hypot(0.3, 0.5 * BETA), rtol=1e-6)
+    chosen = law_of(draws, {"mutant": {"prevalence": 1.0, "covariates": {"KRAS": 1.0}}})
+    np.testing.assert_allclose(chosen.effect_mean[:, 0], 0.8 + 0.5 * BETA, rtol=1e-6)
     with pytest.raises(InputError, match="no prior for covariate 'KRAS'"):
         law_of(Draws(posterior(), 20), GROUPS)
 

@@ -97,3 +97,13 @@ class Repeated:
         """See :meth:`vtrial.posterior.Draws.covariate_spread`; of a fit with covariates only."""
         assert isinstance(self._draws, Draws)
         return np.repeat(self._draws.covariate_spread(drug_class, tumour_type, named), self._copies)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Covariates that the fit has learnt; none without mice."""
+        return self._draws.covariates if isinstance(self._draws, Draws) else ()
+
+    def covariate_mean(self, tumour_type: str) -> np.ndarray:
+        """See :meth:`vtrial.posterior.Draws.covariate_mean`; of a fit with covariates only."""
+        assert isinstance(self._draws, Draws)
+        return self._draws.covariate_mean(tumour_type)

@@ -308,9 +308,12 @@ def _new_lesion_ratio(drugs: Sequence[str], sampler: PriorSampler, priors: Prior
 def _covariate_shift(
     cohort: Cohort, drug_class: str, draws: Draws, sampler: PriorSampler, priors: Priors, prevalence
 ) -> np.ndarray:
-    """Shift of the effect in each subgroup, [D, B], centred: the mean over the cohort is that of the tumour type.
+    """Shift of the effect in each subgroup, [D, B].
 
-    By what the fit has learnt of the covariate in mice of the class, else by its prior.
+    By what the fit has learnt of the covariate in mice of the class, from its mean over the PDX models: patients who
+    were chosen for it differ from the panel, all of them. Else by its prior, which knows no panel: from the mean of the
+    cohort, which is then that of the tumour type. A subgroup that does not name a covariate has the mean that it is
+    measured from, or 0 by a prior.
     """
     names = sorted({name for group in cohort.subgroups.values() for name in group.covariates})
     shift, learnt = np.zeros((sampler.size, len(prevalence))), draws.labels("class_covariate")
@@ -320,14 +323,18 @@ def _covariate_shift(
             raise InputError(
                 f"there is no prior for covariate {name!r}; add covariates.{name} to a priors file", key="trial"
             )
+        groups = cohort.subgroups.values()
         if own in learnt:
+            mean = draws.covariate_mean(cohort.tumour_type)[draws.covariates.index(name)]
             effect = draws.get("covariate_effect")[:, learnt.index(own)]
+            centred = np.array([group.covariates.get(name, mean) for group in groups]) - mean
         elif f"covariates.{name}.{drug_class}" in known:
             effect = sampler.entry(f"covariates.{name}.{drug_class}")
+            value = np.array([group.covariates.get(name, 0.0) for group in groups])
+            centred = value - prevalence @ value
         else:
             continue
-        value = np.array([group.covariates.get(name, 0.0) for group in cohort.subgroups.values()])
-        shift += effect[:, None] * (value - prevalence @ value)
+        shift += effect[:, None] * centred
     return shift
 
 
