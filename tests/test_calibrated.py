@@ -20,6 +20,7 @@ def experiment():
     return load_experiment(EXPERIMENT, ("trial.visits={every_days: 56, until_days: 168}",))
 
 
+@pytest.mark.long
 def test_trials_move_the_arms_of_their_drugs_and_only_after(experiment) -> None:
     """34 of 34 responders under trametinib raise avutometinib, of its class; with the trial left out it stays.
 

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.special import expit
 
 from vtrial.mouse_prior import PriorDraws
@@ -38,6 +39,7 @@ def test_no_node_says_more_than_its_count() -> None:
     np.testing.assert_allclose(expit(logit_surface(rate, 1000)), (1000 * rate + 0.5) / 1001)
 
 
+@pytest.mark.long
 def test_between_the_nodes_it_is_the_simulation_under_the_hard_rule() -> None:
     """A published arm simulated between the nodes, with the same patients.
 
