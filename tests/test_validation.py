@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from vtrial import published, taught, validation
 from vtrial.calibration import Grid
+from vtrial.errors import InputError
 from vtrial.medians import Curve
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, load_priors
@@ -200,3 +201,11 @@ def test_effective_draws_are_those_of_a_mean_of_alike_groups() -> None:
     expected = 400 * 16 / (1 + 15 / 2)
     assert abs(validation._effective_draws(alike) / expected - 1) < 4 * np.sqrt(2 / 399)
     assert validation._effective_draws(np.zeros((4, 2))) == 8
+
+
+def test_priors_beyond_what_was_simulated_are_refused() -> None:
+    """In the middle of the shipped grid all is well; ln S about 3 lies beyond the last node."""
+    grid = Grid(np.linspace(-4.0, 2.0, 5), np.linspace(-8.0, -3.0, 5))
+    taught._within_the_surfaces(grid)
+    with pytest.raises(InputError, match=r"middle of the priors is at 3.00 .* between -4.00 and 1.85"):
+        taught._within_the_surfaces(grid._replace(ln_kill_scale=grid.ln_kill_scale + 4.0))

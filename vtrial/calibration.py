@@ -29,13 +29,13 @@ from scipy.special import logsumexp, ndtri
 from vtrial.errors import InputError
 from vtrial.priors import Entry, Priors
 
-# steps of the grid of ln kill scale and of ln loss of effect, and how many SD of the priors it reaches to either side
+# steps of the grid of ln kill scale and of ln loss of effect, and how many SD of the priors it reaches at least
 _STEPS = (0.075, 0.375)
 _REACH = 4.0
 # of the part that all classes share: nodes over 3.5 SD to either side
 _COMMON_NODES = (36, 13)
-# parts of the prior of an SD, between drugs and between tumour types of a drug, each with its mean as a node: narrow
-# ones in the upper tail, where drugs that differ more than was thought would lie
+# parts of the prior of an SD, between drugs and between tumour types of a drug, each with its root mean square as a
+# node: narrow ones in the upper tail, where drugs that differ more than was thought would lie
 _SD_PARTS = np.array([0.0, 0.3, 0.6, 0.85, 0.95, 0.99, 1.0])
 _SD_NODES = len(_SD_PARTS) - 1
 _SDS = ("drug_discrepancy", "drug_type_discrepancy")
@@ -284,7 +284,9 @@ def _common_terms(priors: Priors) -> list[_Normal]:
 
 
 def grid_of(classes: Collection[str], priors: Priors) -> Grid:
-    """The grid for drugs of these classes: four SD of their priors to either side.
+    """The grid for drugs of these classes: at least four SD of their priors to either side.
+
+    The SDs between drugs and tumour types count with all their nodes alike, wide ones too.
 
     Raises
     ------

@@ -14,12 +14,13 @@ import numpy as np
 from scipy.stats import norm
 
 from vtrial.calibration import Calibration, Drug, Grid, Teacher, grid_of
+from vtrial.errors import InputError
 from vtrial.mouse_prior import MouseDraws, Repeated
 from vtrial.prior_draws import LearntSampler, PriorSampler
 from vtrial.priors import Priors, TrialArm
 from vtrial.published_medians import published_median, teaches
 from vtrial.scoring import log_likelihood
-from vtrial.surfaces import Surface, simulate_surfaces
+from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface, simulate_surfaces
 
 
 class Settings(NamedTuple):
@@ -94,6 +95,10 @@ class Taught:
         self._learnt: dict[frozenset[int], LearntSampler] = {}
         teachers = [arm for arm in arms if any(teaches(arm, name) for name in settings.endpoints)]
         self._teachers = frozenset(arm.id for arm in teachers)
+        every = [Drug(*item, arm.tumour_type) for arm in arms for item in classes_of(arm, priors).items()]
+        every += asked
+        grid = grid_of({drug.drug_class for drug in every}, priors)
+        _within_the_surfaces(grid)
         surfaces = simulate_surfaces(
             self.key,
             teachers,
@@ -106,9 +111,6 @@ class Taught:
             progress,
             engraftment_bias,
         )
-        every = [Drug(*item, arm.tumour_type) for arm in arms for item in classes_of(arm, priors).items()]
-        every += asked
-        grid = grid_of({drug.drug_class for drug in every}, priors)
         shift, between = offsets(self._sampler, teachers), self._sampler.entry("translation.between_trials")
         said = []
         for arm in teachers:
@@ -128,6 +130,25 @@ class Taught:
             normals = self._calibration.learnt(hidden).normals
             self._learnt[hidden] = LearntSampler(self._sampler, normals, self.settings.copies)
         return self._learnt[hidden], len(self._teachers - hidden)
+
+
+def _within_the_surfaces(grid: Grid) -> None:
+    """Refuse priors whose middle is beyond what the surfaces were simulated at: there they only carry on their edge.
+
+    Raises
+    ------
+    InputError
+        With the prior, where its middle is and where it may be.
+    """
+    names = ("ln_kill_scale", "loss_of_effect")
+    for name, values, nodes in zip(names, grid, (LN_KILL_SCALE, LN_LOSS_OF_EFFECT), strict=True):
+        middle = 0.5 * (values[0] + values[-1])
+        if not nodes[0] <= middle <= nodes[-1]:
+            raise InputError(
+                f"the middle of the priors is at {middle:.2f} on the ln scale; trials can teach between {nodes[0]:.2f} "
+                f"and {nodes[-1]:.2f}",
+                key=f"translation.{name}",
+            )
 
 
 def arm_log_likelihood(
