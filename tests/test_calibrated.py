@@ -46,7 +46,7 @@ def test_trials_move_the_arms_of_their_drugs_and_only_after(experiment) -> None:
 
     taught, untaught = rates(()), rates(("METRIC",))
     np.testing.assert_array_equal(taught.loc[BEFORE], untaught.loc[BEFORE])
-    assert taught.loc[AFTER, "mean"] > taught.loc[BEFORE, "mean"] + 0.05
+    assert taught.loc[AFTER, "mean"] - taught.loc[BEFORE, "mean"] > 4 * np.hypot(*taught["sd"]) / np.sqrt(32)
     error = np.hypot(*untaught["sd"]) / np.sqrt(32)
     assert abs(untaught.loc[AFTER, "mean"] - untaught.loc[BEFORE, "mean"]) < 4 * error
 

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -119,14 +120,19 @@ def test_nothing_learnt_leaves_the_prior(sampler) -> None:
 
 
 def test_a_drug_learns_from_its_class_and_less_from_another() -> None:
-    """28 of 30 responders of paclitaxel raise docetaxel, of its class, more than trametinib, both above the prior."""
+    """28 of 30 responders of paclitaxel raise docetaxel, of its class, more than trametinib, all above the prior.
+
+    Each by 4 standard errors.
+    """
     trials = ((0, TRIALS[0][1], 28, 30),)
     after = LearntSampler(PriorSampler(random.key(5), load_priors(), 2), calibration(trials).learnt([]).normals, COPIES)
-    own, sister, other = (
-        logits(after, drug)[0].reshape(2, -1)[1].mean() for drug in (TRIALS[0][1], ASKED[1], ASKED[0])
-    )
-    prior = plane(np.log(0.4), np.log(0.005))
-    assert own > sister + 0.3 > other + 0.6 > prior + 0.9
+    drawn = [logits(after, drug)[0].reshape(2, -1)[1] for drug in (TRIALS[0][1], ASKED[1], ASKED[0])]
+    levels = [
+        *((each.mean(), each.std() / np.sqrt(COPIES)) for each in drawn),
+        (plane(np.log(0.4), np.log(0.005)), 0.0),
+    ]
+    for (above, error), (below, other_error) in itertools.pairwise(levels):
+        assert above - below > 4 * np.hypot(error, other_error)
 
 
 def overlaid(priors: Priors, **parameters) -> Priors:
