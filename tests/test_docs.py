@@ -127,7 +127,7 @@ for kind, text in json.loads(sys.stdin.read()):
         if words[0] in {FITS!r} and "--quick" not in words:
             words.append("--quick")
         if words[0] == "validate" and "--draws" not in words:
-            words += ["--draws", "50", "--patients", "50"]
+            words += ["--draws", "50", "--patients", "500"]
         if words[0] == "run" and "--out" not in words:
             words += ["--reuse-fits", "runs"]  # the folder of the tutorial: the same fit
         if words[0] == "run" and words[1].startswith("experiments/"):
