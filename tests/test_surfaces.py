@@ -9,7 +9,7 @@ from vtrial.prior_draws import PriorSampler
 from vtrial.priors import load_priors
 from vtrial.published import planned, response_rule
 from vtrial.rates import response_rates
-from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface, logit_surface, simulate_surfaces
+from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface, logit_of, simulate_surfaces
 from vtrial.trial import simulate
 
 
@@ -36,12 +36,12 @@ def test_a_surface_ends_at_its_edge() -> None:
 def test_no_node_says_more_than_its_count() -> None:
     """The rate behind a logit is that of half a responder more in one patient more, none included."""
     rate = np.array([0.0, 0.001, 0.5, 1.0]).reshape(1, 2, 2)
-    np.testing.assert_allclose(expit(logit_surface(rate, 1000)), (1000 * rate + 0.5) / 1001)
+    np.testing.assert_allclose(expit(logit_of(rate, 1000)), (1000 * rate + 0.5) / 1001)
 
 
 @pytest.mark.long
 def test_between_the_nodes_it_is_the_simulation_under_the_hard_rule() -> None:
-    """A published arm simulated between the nodes, with the same patients.
+    """A published arm simulated between the nodes, with the same patients, with and without resistant ones.
 
     The rate of 4,096 Sobol patients has a standard error of at most that of as many independent ones, 0.8 points; three
     of two of them, and 0.5 points for the curve between nodes 0.65 and 0.9 apart.
@@ -53,15 +53,16 @@ def test_between_the_nodes_it_is_the_simulation_under_the_hard_rule() -> None:
     table = simulate_surfaces(key, [arm], draws, sampler, priors, {}, size, ("orr",), lambda *_: None)[arm.id, "orr"]
     ((cohort, recist, _, plan),) = planned([arm], draws, sampler, priors, {})
     assert not cohort.subgroups
-    for s, loss in ((-0.9, -5.3), (0.1, -6.3), (-1.7, -4.6)):
+    for s, loss, share in ((-0.9, -5.3, 0.0), (0.1, -6.3, 0.0), (-1.7, -4.6, 0.0), (0.1, -6.3, 0.4)):
         trial = plan.trial()
         law = trial.law._replace(
             kill_scale=jnp.full_like(trial.law.kill_scale, np.exp(s)),
             ln_loss_rate=jnp.full_like(trial.law.ln_loss_rate, loss),
+            resistant_share=jnp.full_like(trial.law.kill_scale, share),
         )
         rule = response_rule(recist)
         counts, _ = simulate(key, trial._replace(law=law), rule, num_patients=size, numbers="sobol")
         hard = response_rates(plan, counts, True)["confirmed_orr"][:, 0, -1]
-        found = expit(table.at(np.array([s]), np.array([loss])).logit[:, 0, 0])
+        found = expit(table.at(np.array([s]), np.array([loss])).with_resistant(share)[:, 0, 0])
         bound = 3 * np.sqrt(2 * np.maximum(hard * (1 - hard), 1e-3) / size) + 0.005
         assert (np.abs(found - hard) < bound).all(), (s, loss, found, hard)

@@ -65,6 +65,7 @@ def law_of(**changes) -> PatientLaw:
         missed_visit=0.03,
         death_share=0.1,
         visit_delay=5.0,
+        resistant_share=[0.2, 0.1, 0.3],
     )
     unknown = set(changes) - set(values)
     assert not unknown
@@ -97,6 +98,7 @@ QUIET = dict(
     discontinuation_hazard=0.0,
     missed_visit=0.0,
     visit_delay=0.0,
+    resistant_share=np.zeros(3),
 )
 CONSTANT = dict(ln_loss_rate=np.full(3, -40.0))  # nothing is ever lost
 
@@ -169,8 +171,8 @@ def test_arms_and_drugs_in_another_order_are_the_same_trial(counts):
     order = [2, 0, 1]
     regimens = lay_out([DRUGS[d] for d in order], [["a"], ["a", "b"], ["c"]])
     law = law_of()
-    by_drug = {name: getattr(law, name)[:, jnp.array(order)] for name in ("effect_mean", "effect_sd", "kill_scale")}
-    law = law._replace(**by_drug, ln_loss_rate=law.ln_loss_rate[:, jnp.array(order)])  # phi and gamma are all alike
+    own = ("effect_mean", "effect_sd", "kill_scale", "ln_loss_rate", "resistant_share")  # phi and gamma are all alike
+    law = law._replace(**{name: getattr(law, name)[:, jnp.array(order)] for name in own})
     equal(counts, simulate(law, exposure_of()[:, :, jnp.array(order)], regimens))
 
 
@@ -293,6 +295,38 @@ def test_additive_kill_is_the_bliss_row():
     law = law_of(phi=np.ones((3, 3)), gamma=np.zeros((3, 3)), omega_combination=0.0)
     counts = simulate(law)
     np.testing.assert_array_equal(counts.best_response[:, AB], counts.best_response[:, BLISS])
+
+
+def test_a_drug_that_is_resisted_is_as_if_it_had_not_been_given():
+    """Everybody resists b: its combination with a, and Bliss, are a alone; everybody resists both: nothing is left.
+
+    The same patients in every regimen, so that counts are equal, where exposure differs between patients too.
+    """
+    for changes in ({}, {"exposure_sd": np.full(3, 0.5), "missed_dose": np.full(3, 0.1)}):
+        law = law_of(resistant_share=[0.2, 1.0, 0.3])
+        law = law._replace(**{name: jnp.full((NUM_DRAWS, 3), value[0], jnp.float32) for name, value in changes.items()})
+        exposure = exposure_of()
+        if changes:
+            exposure = jnp.stack([exposure * 0.9, exposure, jnp.full_like(exposure, 0.5)], axis=-1)
+        counts = simulate(law, exposure)
+        np.testing.assert_array_equal(counts.best_response[:, AB], counts.best_response[:, PART_A])
+        np.testing.assert_array_equal(counts.best_response[:, BLISS], counts.best_response[:, PART_A])
+        some, none = simulate(law_of(resistant_share=[0.2, 1.0, 1.0]), exposure_of()), responders(counts)
+        assert none[PART_B] < none[PART_A] and responders(some)[C] == responders(some)[PART_B]
+
+
+def test_rates_of_one_drug_mix_the_resistant_and_the_rest():
+    """(1 - r) of the rate without resistance and r of that of a drug without effect, within SIGMA standard errors."""
+    share, drug = 0.3, [A, C]
+    rates = [
+        simulate(law_of(resistant_share=np.full(3, r)), num_patients=20_000).best_response[..., [CR, PR]].sum((-1, -2))
+        / 20_000
+        for r in (0.0, share, 1.0)
+    ]
+    without, mixed, nothing = (each[:, drug] for each in rates)
+    expected = (1 - share) * without + share * nothing
+    assert np.abs(mixed - expected).max() < SIGMA * np.sqrt(2 * 0.25 / 20_000)
+    assert (without - mixed).min() > 0.0
 
 
 def test_new_lesions_and_discontinuation_follow_their_hazards():
@@ -508,7 +542,7 @@ def test_a_cut_off_does_not_bend_the_curve_of_those_who_die():
 
 def slow_course(one, law, exposure, present, bliss, deviation):
     """One patient under one regimen in float64, loops over segments and lesions; SLD as read, codes of the visits."""
-    drugs = np.flatnonzero(present)
+    drugs = np.flatnonzero(present & (one.sensitive > 0))
     ln_volume, at_visit, rates = 0.0, {}, []
     for segment, (start, end) in enumerate(pairwise(EDGES)):
         fine = start + (np.arange(50) + 0.5) / 50 * (end - start)
@@ -561,7 +595,7 @@ def test_patients_one_by_one_against_a_slow_reading_of_the_equations(counts):
     draw, several = 2, [AB, BLISS]
     one_law = jax.tree.map(lambda leaf: leaf[draw], law)
     names = REGIMENS.drug_hash, REGIMENS.combination_hash[jnp.array(several)]
-    parts = EVERYTHING._replace(late_visits=True)
+    parts = EVERYTHING._replace(late_visits=True, resistance=True)
     deviates = block_deviates(draw_key(KEY, jnp.int32(draw)), jnp.int32(0), *names, len(VISIT_DAY), parts)
     people = patients_of(one_law, deviates, PREVALENCE, parts)
     people = jax.tree.map(lambda leaf: np.asarray(leaf[..., :num], np.float64), people)

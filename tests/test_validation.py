@@ -187,7 +187,7 @@ def test_a_median_is_a_normal_observation_of_the_logit_on_its_day_hand_computed(
     surfaces = {"orr": Surface(flat, np.zeros_like(flat)), "pfs": Surface(flat, np.full_like(flat, 0.01))}
     offset, spread = np.array([0.0, 0.5]), np.full(2, 0.4)
     grid = Grid(np.linspace(-2.0, 1.0, 5), np.linspace(-7.0, -4.0, 3))
-    found = taught.arm_log_likelihood(arm, surfaces, grid, offset, spread)
+    found = taught.arm_log_likelihood(arm, surfaces, grid, np.zeros(1), offset, spread)[0]
     assert found.shape == (2, 5, 3)
     alone = log_likelihood(-0.7 + offset, spread, arm.num_responders, arm.num_patients)
     of_median = norm.logpdf(0.0, -0.7, np.sqrt(0.01 + published_one[1] + 0.16))

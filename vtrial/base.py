@@ -93,6 +93,9 @@ class PatientLaw(NamedTuple):
     accrual, cut_off : Array [] or None
         Days over which patients enter evenly, and day, from the first patient's, after which nothing is known; None
         where everybody is followed to the last visit.
+    resistant_share : Array [R] or None
+        Share of the patients in whom each drug does nothing, as if it had not been given (primary resistance),
+        independently of the other drugs; None where there is none.
     """
 
     mu_ln_growth: jax.Array
@@ -125,6 +128,7 @@ class PatientLaw(NamedTuple):
     ln_new_lesion_ratio: jax.Array | None = None
     accrual: jax.Array | None = None
     cut_off: jax.Array | None = None
+    resistant_share: jax.Array | None = None
 
 
 class Schedule(NamedTuple):
@@ -238,6 +242,8 @@ class Deviates(NamedTuple):
         How late each visit is; None where all are on time.
     entry_u : Array [] or None
         When the patient enters; None without a cut-off.
+    resistant_u : Array [R] or None
+        Whether the patient is resistant to each drug; None where nobody is.
     """
 
     subgroup_u: jax.Array
@@ -261,6 +267,7 @@ class Deviates(NamedTuple):
     missed_dose_e: Any = None
     visit_delay_e: Any = None
     entry_u: Any = None
+    resistant_u: Any = None
 
 
 class Patients(NamedTuple):
@@ -301,6 +308,8 @@ class Patients(NamedTuple):
         Days by which each visit is later than planned; None where all are on time.
     follow_up : Array [] or None
         Days from the patient's start to the cut-off; None without one.
+    sensitive : Array [R] or None
+        Whether each drug does anything in the patient, bool; None where all drugs do in everybody.
     """
 
     subgroup: jax.Array
@@ -319,6 +328,7 @@ class Patients(NamedTuple):
     exposure: Any = None
     visit_delay: Any = None
     follow_up: Any = None
+    sensitive: Any = None
 
 
 class Ending(NamedTuple):

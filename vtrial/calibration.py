@@ -2,18 +2,20 @@
 
 The translation is a tree: what all classes have in common -> class -> drug -> drug in a tumour type -> its trials,
 
-    (s_0, l_0) -> (ln S_class, ln lambda_class) -> ln S_drug -> ln S_drug,type -> responders of every arm
+    (s_0, l_0) -> (ln S_class, ln lambda_class) -> ln S_drug -> ln S_drug,type -> what every arm of it published
+    r_0 ------------------------------------------------------> r_drug,type ->
 
-with lambda one number a class. Given mice, and the SDs between drugs and between tumour types, every step is normal,
-and the likelihood of an arm is known over (ln S, ln lambda) from :mod:`vtrial.surfaces`. So the posterior needs no
-sampler: messages go up the tree, each an integral over a grid of the product of those below it, and draws go down it,
-each from its exact conditional (belief propagation; Pearl 1988). The two SDs are summed over parts of their priors. An
-arm is
+with lambda one number a class and r the share of patients in whom the drug does nothing. Given mice, and the SDs
+between drugs and between tumour types, every step is normal (of r on the logit), and the likelihood of an arm is known
+over (ln S, ln lambda, r) from :mod:`vtrial.surfaces`. So the posterior needs no sampler: messages go up the tree, each
+an integral over a grid of the product of those below it, and draws go down it, each from its exact conditional (belief
+propagation; Pearl 1988). The two SDs and r_0 are summed over parts of their priors. An arm is
 
-    L(s, l) = sum_v w_v Binomial(n; N, invlogit(F(s, l) + reader + line + v))
+    L(s, l, r) = sum_v w_v Binomial(n; N, invlogit(F(s, l, r) + reader + line + v))
 
 with F the logit of its simulated response rate and v the deviation of one trial (:mod:`vtrial.scoring`); a published
-median is a normal observation of the logit of a share (:mod:`vtrial.medians`). All of this is done for each of J draws
+median is a normal observation of the logit of a share (:mod:`vtrial.medians`).
+All of this is done for each of J draws
 of the mice and of all else that is not learnt (growth, exposure, reader, line, new lesions): trials move the
 translation given the mice, never the mice. That is a cut posterior (Plummer 2015, Stat Comput 25:37).
 """
@@ -24,21 +26,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp, ndtri
+from scipy.special import expit, logit, logsumexp, ndtr, ndtri
 
 from vtrial.errors import InputError
 from vtrial.priors import Entry, Priors
 
 # steps of the grid of ln kill scale and of ln loss of effect, and how many SD of the priors it reaches at least
-_STEPS = (0.075, 0.375)
+_STEPS = (0.1, 0.5)
 _REACH = 4.0
 # of the part that all classes share: nodes over 3.5 SD to either side
-_COMMON_NODES = (36, 13)
+_COMMON_NODES = (29, 11)
 # parts of the prior of an SD, between drugs and between tumour types of a drug, each with its root mean square as a
 # node: narrow ones in the upper tail, where drugs that differ more than was thought would lie
-_SD_PARTS = np.array([0.0, 0.3, 0.6, 0.85, 0.95, 0.99, 1.0])
+_SD_PARTS = np.array([0.0, 0.4, 0.8, 0.97, 1.0])
 _SD_NODES = len(_SD_PARTS) - 1
 _SDS = ("drug_discrepancy", "drug_type_discrepancy")
+# parts of the prior of the share of resistant patients that all drugs have in common, each with its middle as a node
+_SHARE_PARTS = np.array([0.0, 0.2, 0.8, 1.0])
+# step of the grid of the logit of that share for a drug in a tumour type, and how many SD it reaches
+_LOGIT_STEP, _LOGIT_REACH = 0.6, 2.5
 
 
 class Drug(NamedTuple):
@@ -61,7 +67,17 @@ class Teacher(NamedTuple):
 
     id: int
     drug: Drug
-    log_likelihood: np.ndarray  # [J, S, L] of what it published, on the grid
+    log_likelihood: np.ndarray  # [Q, J, S, L] of what it published, by the share of resistant patients, on the grid
+
+
+class Resistance(NamedTuple):
+    """The share of patients in whom a drug does nothing, as the tree has it."""
+
+    share: np.ndarray  # [Q], nodes, of a drug in a tumour type
+    weight: np.ndarray  # [K, Q], their probabilities given each node of what all drugs have in common
+    common: np.ndarray  # [K], nodes of that common share, as standard normals of its prior
+    mass: np.ndarray  # [K], their prior probabilities
+    z: np.ndarray  # [K, Q], standard normals behind the nodes of a drug in a tumour type
 
 
 class Learnt(NamedTuple):
@@ -82,10 +98,10 @@ class _Normal(NamedTuple):
 class _Levels(NamedTuple):
     """Log messages on their way up, the sums of what is below each node of the tree."""
 
-    cell: Mapping[Drug, np.ndarray]  # [J, S, L]
-    drug: Mapping[str, np.ndarray]  # [J, B, S, L], B nodes of the SD between tumour types
-    by_class: Mapping[str, np.ndarray]  # [J, A, B, S, L], A nodes of the SD between drugs
-    top: np.ndarray  # [J, A, B, S0, L0]
+    cell: Mapping[Drug, np.ndarray]  # [Q, J, S, L], of all arms of a drug in a tumour type
+    drug: Mapping[str, np.ndarray]  # [J, K, B, S, L], K and B nodes of the common share, of the SD between tumour types
+    by_class: Mapping[str, np.ndarray]  # [J, K, A, B, S, L], A nodes of the SD between drugs
+    top: np.ndarray  # [J, K, A, B, S0, L0]
 
 
 class Calibration:
@@ -137,6 +153,7 @@ class Calibration:
         self._terms = {name: _class_terms(name, priors) for name in sorted(set(self._classes.values()))}
         self._sd, self._sd_z = zip(*(_sd_nodes(f"translation.{name}", priors) for name in _SDS), strict=True)
         self._step = [_transition(self._kill[:, None], sd, self._kill) for sd in self._sd]
+        self._resistance = resistance_of(priors)
         self._nodes = [_nodes(common, size) for common, size in zip(self._common, _COMMON_NODES, strict=True)]
         self._to_class = {name: self._class_steps(terms) for name, terms in self._terms.items()}
         self._kept: dict[tuple[str, ...], np.ndarray] = {}
@@ -156,8 +173,8 @@ class Calibration:
         by_class = {name: self._class(name, hidden, by_drug) for name in self._terms}
         nodes = zip(self._common, self._nodes, strict=True)
         prior = [-0.5 * ((x - c.mean) / (c.sd or 1.0)) ** 2 for c, x in nodes]
-        weight = np.log(np.diff(_SD_PARTS))
-        top = np.add.outer(np.add.outer(weight, weight), np.add.outer(*prior))[None]
+        weight, shares = np.log(np.diff(_SD_PARTS)), np.log(self._resistance.mass)
+        top = np.add.outer(np.add.outer(shares, np.add.outer(weight, weight)), np.add.outer(*prior))[None]
         for name, values in by_class.items():
             if self._seen(hidden, name):
                 steps = self._to_class[name]
@@ -179,25 +196,32 @@ class Calibration:
         return self._kept[key]
 
     def _cell(self, drug: Drug, hidden: frozenset[int]) -> np.ndarray:
-        flat = np.zeros((1, len(self._kill), len(self._loss)))
+        flat = np.zeros((len(self._resistance.share), 1, len(self._kill), len(self._loss)))
         return sum((t.log_likelihood for t in self._teachers if t.drug == drug and t.id not in hidden), start=flat)
 
     def _drug(self, name: str, hidden: frozenset[int], cell: Mapping[Drug, np.ndarray]) -> np.ndarray:
         def made() -> np.ndarray:
-            total = np.zeros((1, _SD_NODES, len(self._kill), len(self._loss)))
+            total = np.zeros((1, len(self._resistance.mass), _SD_NODES, len(self._kill), len(self._loss)))
             for drug in self._drugs:
                 if drug.name == name and any(t.drug == drug and t.id not in hidden for t in self._teachers):
-                    total = total + _log_matmul(self._step[1], cell[drug][:, None])
+                    total = total + _log_matmul(self._step[1], self._over_shares(cell[drug]))
             return total
 
         return self._memo(("drug", name), self._classes[name], hidden, made)
 
+    def _over_shares(self, cell: np.ndarray) -> np.ndarray:
+        """Log likelihood [J, K, S, L] of a cell given what all drugs have in common of the share of the resistant."""
+        top = cell.max(axis=0)
+        each = np.einsum("kq,qjsl->jksl", self._resistance.weight, np.exp(cell - top))
+        return np.log(each + 1e-300) + top[:, None]
+
     def _class(self, drug_class: str, hidden: frozenset[int], by_drug: Mapping[str, np.ndarray]) -> np.ndarray:
         def made() -> np.ndarray:
-            total = np.zeros((1, _SD_NODES, _SD_NODES, len(self._kill), len(self._loss)))
+            nodes = (len(self._resistance.mass), _SD_NODES, _SD_NODES)
+            total = np.zeros((1, *nodes, len(self._kill), len(self._loss)))
             for name, values in by_drug.items():
                 if self._classes[name] == drug_class and self._seen(hidden, drug_class, name):
-                    total = total + _log_matmul(self._step[0][:, None], values[:, None])
+                    total = total + _log_matmul(self._step[0], values)
             return total
 
         return self._memo(("class", drug_class), drug_class, hidden, made)
@@ -211,7 +235,7 @@ class Calibration:
         j = np.repeat(np.arange(self._mice), self.copies)
         # one uniform an ancestor: the R draws of a mouse are spread evenly over it, in an order of its own
         place = _choose(rng, levels.top.reshape(self._mice, -1), self.copies)
-        a, b, s0, l0 = np.unravel_index(place, levels.top.shape[1:])
+        k, a, b, s0, l0 = np.unravel_index(place, levels.top.shape[1:])
         common = self._nodes[0][s0], self._nodes[1][l0]
         found = {
             f"prior {term.name}": _standard(value, term.mean, term.sd)
@@ -221,10 +245,11 @@ class Calibration:
             self._sd_z[0][a],
             self._sd_z[1][b],
         )
+        found["prior translation.resistant_share"] = self._resistance.common[k]
         of_class: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, (scale, discrepancy, loss) in self._terms.items():
             steps, up = self._to_class[name], levels.by_class[name]
-            mass = np.log(steps[0])[s0][:, :, None] + np.log(steps[1])[l0][:, None, :] + up[j % len(up), a, b]
+            mass = np.log(steps[0])[s0][:, :, None] + np.log(steps[1])[l0][:, None, :] + up[j % len(up), k, a, b]
             at = divmod(_choose(rng, mass.reshape(len(j), -1), 1), mass.shape[2])
             of_class[name] = at
             rest = self._kill[at[0]] - common[0] - scale.mean - discrepancy.mean
@@ -235,14 +260,17 @@ class Calibration:
         of_drug: dict[str, np.ndarray] = {}
         for name, drug_class in sorted(self._classes.items()):
             at, up = of_class[drug_class], levels.drug[name]
-            of_drug[name] = _choose(rng, np.log(self._step[0])[a, at[0]] + up[j % len(up), b, :, at[1]], 1)
+            of_drug[name] = _choose(rng, np.log(self._step[0])[a, at[0]] + up[j % len(up), k, b, :, at[1]], 1)
             moved = self._kill[of_drug[name]] - self._kill[at[0]]
             found[f"discrepancy {name}"] = _standard(moved, 0.0, self._sd[0][a])
         for drug in self._drugs:
             at, up = of_class[drug.drug_class], levels.cell[drug]
-            here = _choose(rng, np.log(self._step[1])[b, of_drug[drug.name]] + up[j % len(up), :, at[1]], 1)
+            said = self._over_shares(up)
+            here = _choose(rng, np.log(self._step[1])[b, of_drug[drug.name]] + said[j % len(said), k, :, at[1]], 1)
             moved = self._kill[here] - self._kill[of_drug[drug.name]]
             found[f"discrepancy {drug.name} in {drug.tumour_type}"] = _standard(moved, 0.0, self._sd[1][b])
+            share = np.log(self._resistance.weight + 1e-300)[k] + up[:, j % up.shape[1], here, at[1]].T
+            found[f"resistance {drug.name} in {drug.tumour_type}"] = self._resistance.z[k, _choose(rng, share, 1)]
         return Learnt(found, len(self._teachers) - len(hidden))
 
 
@@ -275,6 +303,33 @@ def _sd_nodes(name: str, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
     part = np.searchsorted(_SD_PARTS, probability) - 1
     node = np.sqrt(np.bincount(part, value**2) / np.bincount(part))
     return node, ndtri(np.interp(node, value, probability)) if np.ptp(value) else np.zeros(_SD_NODES)
+
+
+def resistance_of(priors: Priors) -> Resistance:
+    """Nodes and probabilities of the share of resistant patients; one node where it is fixed for all drugs.
+
+    Raises
+    ------
+    InputError
+        If the SD between drugs in tumour types is not fixed.
+    """
+    name = "translation.resistant_logit_sd"
+    entry = priors.entry(name)
+    if entry.family != "fixed":
+        raise InputError(f"a prior of family {entry.family} cannot learn from trials; allowed here: fixed", key=name)
+    middle = 0.5 * (_SHARE_PARTS[1:] + _SHARE_PARTS[:-1])
+    common = np.broadcast_to(np.asarray(priors.quantile("translation.resistant_share", middle), float), middle.shape)
+    z, mass, sd = ndtri(middle), np.diff(_SHARE_PARTS), entry.parameters["value"]
+    if np.ptp(common) == 0.0:
+        common, z, mass = common[:1], np.zeros(1), np.ones(1)
+    if sd == 0.0 or common[0] == 0.0:
+        return Resistance(common, np.eye(len(common)), z, mass, np.zeros((len(common), len(common))))
+    centre, reach = logit(common), _LOGIT_REACH * sd
+    steps = int(np.ceil((np.ptp(centre) + 2 * reach) / min(_LOGIT_STEP, sd)))
+    nodes = np.linspace(centre[0] - reach, centre[-1] + reach, steps + 1)
+    edges = np.concatenate([[-np.inf], 0.5 * (nodes[1:] + nodes[:-1]), [np.inf]])
+    weight = np.diff(ndtr((edges - centre[:, None]) / sd), axis=1)
+    return Resistance(expit(nodes), weight, z, mass, (nodes - centre[:, None]) / sd)
 
 
 def _common_terms(priors: Priors) -> list[_Normal]:
@@ -333,9 +388,10 @@ def _transition(centre: np.ndarray, sd: np.ndarray, nodes: np.ndarray) -> np.nda
 
 
 def _log_matmul(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """``ln sum_s steps[..., r, s] exp(values[..., s, l])``."""
+    """``ln sum_s steps[n, r, s] exp(values[j, k, ..., s, l])``, [j, k, n, ..., r, l], in one product of matrices."""
     top = values.max(axis=(-2, -1), keepdims=True)
-    return np.log(steps @ np.exp(values - top) + 1e-300) + top
+    found = np.moveaxis(np.tensordot(np.exp(values - top), steps, axes=([-2], [-1])), (-2, -1), (2, -2))
+    return np.log(found + 1e-300) + top[:, :, None]
 
 
 def _up(values: np.ndarray, kill: np.ndarray, loss: np.ndarray) -> np.ndarray:

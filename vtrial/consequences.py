@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
+from scipy.special import expit, logit
 
 from vtrial.config import Arm, Cohort, Experiment
 from vtrial.errors import InputError
@@ -113,6 +114,10 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
         + sampler.entry("translation.drug_discrepancy") * sampler.normal("a discrepancy")
         + sampler.entry("translation.drug_type_discrepancy") * sampler.normal("a discrepancy in a type")
     )
+    resistant = expit(
+        logit(sampler.entry("translation.resistant_share"))
+        + sampler.entry("translation.resistant_logit_sd") * sampler.normal("a resistance")
+    )
     classes = [
         f"classes.default.{name}" for name in ("mean_effect", "between_classes", "between_drugs", "between_types")
     ]
@@ -124,6 +129,10 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
         _line("an average new drug takes off a mouse tumour's growth (100: stasis)", "share", 100 * effect, classes),
         _line("of the kill in a mouse, relative to its growth, a patient sees", "share", 100 * kill, scales),
     ]
+    shares = [f"translation.{name}" for name in ("resistant_share", "resistant_logit_sd")]
+    lines.append(
+        _line("of the patients are resistant: the drug does nothing in them", "share", 100 * resistant, shares)
+    )
     for cohort in experiment.trial.cohorts:
         bare = Cohort(tumour_type=cohort.tumour_type, arms=(_average_drug(cohort, priors),))
         rate = _rates(key, bare, mice, priors, {}, patients)[:, 0, -1]

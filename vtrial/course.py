@@ -166,7 +166,8 @@ def under_one_drug(
     weight = jnp.where(present[:, :, None], law.kill_scale[None, :, None] * exposure, 0.0)
     # what belongs to the regimen and what belongs to the patient meet in one product of matrices
     to_visit = (_days_to(schedule)[:, None, None] * weight[None]).reshape(-1, len(exposure), exposure[0].size)
-    effect = (patients.growth[None] * patients.effect)[:, None] * decay
+    alone = patients.effect if patients.sensitive is None else jnp.where(patients.sensitive, patients.effect, 0.0)
+    effect = (patients.growth[None] * alone)[:, None] * decay
     kill = _product("vkg,gp->vkp", to_visit, effect.reshape(-1, decay.shape[-1]))
     if patients.visit_delay is not None:
         after = _next_segment(schedule)
@@ -186,15 +187,20 @@ def _under_own_exposure(
 ) -> Float[Array, "V K P"]:
     """As `under_one_drug`, where what belongs to the regimen and what belongs to the patient do not come apart."""
 
-    def one(effect, level, decay, exposure, present):
-        kill = jnp.where(present, law.kill_scale * effect, 0.0) * own_exposure(level, law, exposure) * decay
+    def one(effect, level, decay, sensitive, exposure, present):
+        kill = (
+            jnp.where(_acting(present, sensitive), law.kill_scale * effect, 0.0)
+            * own_exposure(level, law, exposure)
+            * decay
+        )
         each = jnp.unstack(kill)
         return sum(each[1:], start=each[0])
 
-    of_patients = jax.vmap(one, in_axes=(-1, -1, -1, None, None))
-    of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, 0, 0))
-    of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, 2, None))
-    kill = stored(wanted, lambda: of_segments(patients.effect, patients.exposure, decay, exposure, present))
+    of_patients = jax.vmap(one, in_axes=(-1, -1, -1, -1, None, None))
+    of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, None, 0, 0))
+    of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, None, 2, None))
+    arguments = (patients.effect, patients.exposure, decay, patients.sensitive, exposure, present)
+    kill = stored(wanted, lambda: of_segments(*arguments))
     return _grown(patients, law, schedule)[:, None] - _killed(patients, kill, schedule)
 
 
@@ -218,17 +224,22 @@ def under_several_drugs(
         See `stored`.
     """
 
-    def one(effect, level, decay, combination, exposure, present, bliss):
+    def one(effect, level, decay, combination, sensitive, exposure, present, bliss):
         own = own_exposure(level, law, exposure)
-        rule = (law.phi, law.gamma, combination, present)
+        rule = (law.phi, law.gamma, combination, _acting(present, sensitive))
         return joint_effect(effect, law.kill_scale, own, decay, *rule, bliss=bliss)
 
-    of_patients = jax.vmap(one, in_axes=(-1, -1, -1, 0, None, None, None))
-    of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, 0, 0, 0, 0))
-    of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, None, 2, None, None))
-    arguments = (patients.effect, patients.exposure, decay, patients.combination, exposure, present, bliss)
-    joint = stored(wanted, lambda: of_segments(*arguments))
+    of_patients = jax.vmap(one, in_axes=(-1, -1, -1, 0, -1, None, None, None))
+    of_regimens = jax.vmap(of_patients, in_axes=(None, None, None, 0, None, 0, 0, 0))
+    of_segments = jax.vmap(of_regimens, in_axes=(None, None, 1, None, None, 2, None, None))
+    arguments = (patients.effect, patients.exposure, decay, patients.combination, patients.sensitive)
+    joint = stored(wanted, lambda: of_segments(*arguments, exposure, present, bliss))
     return _grown(patients, law, schedule)[:, None] - _killed(patients, joint, schedule)
+
+
+def _acting(present: Bool[Array, " R"], sensitive: Bool[Array, " R"] | None) -> Bool[Array, " R"]:
+    """The drugs given that do anything in a patient: one that is resisted is as if it had not been given."""
+    return present if sensitive is None else present & sensitive
 
 
 def _killed(patients: Patients, joint: Float[Array, "G K P"], schedule: Schedule) -> Float[Array, "V K P"]:

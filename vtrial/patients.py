@@ -54,6 +54,7 @@ _STREAM = {
     "missed_dose_e": 18,
     "visit_delay_e": 19,
     "entry_u": 20,
+    "resistant_u": 21,
 }
 
 
@@ -63,7 +64,7 @@ _EFFECT, _GROWTH, _COMBINATION, _LOSS_RATE, _PACE, _SLD, _SIZE = (0, 1, 2, 3), 4
 _LESIONS, _SUBGROUP, _NEW_LESION, _DISCONTINUATION, _DEATH, _READER, _BLINDED_READER = 19, 20, 21, 22, 23, 24, 25
 _READING, _MISSED, _BLINDED, _MISSED_DOSE, _EXPOSURE, _MORE = 26, 58, 89, 121, (122, 123, 124, 125), 126
 # the numbers from _MORE up to here are three a drug or combination beyond the first few
-_VISIT_DELAY, _ENTRY = 256, 287
+_VISIT_DELAY, _ENTRY, _RESISTANT = 256, 287, 288
 
 
 class Parts(NamedTuple):
@@ -83,6 +84,8 @@ class Parts(NamedTuple):
         Target lesions of everybody (fewer where the sum of diameters has no room), in place of the law's mean number.
     cut_off : bool
         Whether data are cut off (`PatientLaw.cut_off`).
+    resistance : bool
+        Whether a drug does nothing in some patients (`PatientLaw.resistant_share`).
     """
 
     new_lesions: bool = True
@@ -95,6 +98,7 @@ class Parts(NamedTuple):
     late_visits: bool = False
     lesions: int | None = None
     cut_off: bool = False
+    resistance: bool = False
 
 
 EVERYTHING = Parts()
@@ -141,6 +145,7 @@ def parts_of(law: PatientLaw) -> Parts:
         exposure=law.exposure_sd is not None,
         late_visits=law.visit_delay is not None and some(law.visit_delay),
         cut_off=law.cut_off is not None,
+        resistance=law.resistant_share is not None and some(law.resistant_share),
     )
 
 
@@ -217,6 +222,11 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
             raise ValueError(f"the Sobol sequence has no room for {place + 1} drugs or combinations of a cohort")
         return own
 
+    def of_resistance(place: int) -> int:
+        if _RESISTANT + place >= sobol.MAX_DIMENSIONS:
+            raise ValueError(f"the Sobol sequence has no room for {place + 1} drugs of a cohort that may be resisted")
+        return _RESISTANT + place
+
     lesions = parts.lesions or MAX_LESIONS
     return {
         "subgroup_u": [_SUBGROUP],
@@ -240,6 +250,7 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
         "missed_dose_e": some(_MISSED_DOSE, 1, parts.exposure),
         "visit_delay_e": some(_VISIT_DELAY, num_visits, parts.late_visits),
         "entry_u": some(_ENTRY, 1, parts.cut_off),
+        "resistant_u": [of_resistance(place) for place in places.drug if parts.resistance],
     }
 
 
@@ -253,6 +264,7 @@ _SEVERAL = (
     "blinded_z",
     "exposure_z",
     "visit_delay_e",
+    "resistant_u",
 )
 
 
@@ -358,6 +370,7 @@ def block_deviates(
         missed_dose_e=one("missed_dose_e", exponential, parts.exposure),
         visit_delay_e=each("visit_delay_e", exponential, reading[1:], parts.late_visits),
         entry_u=one("entry_u", uniform, parts.cut_off),
+        resistant_u=each("resistant_u", uniform, drug_hash, parts.resistance),
     )
 
 
@@ -434,6 +447,11 @@ def patients_of(
         assert law.cut_off is not None and law.accrual is not None
         follow_up = law.cut_off - law.accrual * deviates.entry_u
 
+    sensitive = None
+    if deviates.resistant_u is not None:
+        assert law.resistant_share is not None
+        sensitive = deviates.resistant_u >= law.resistant_share[:, None]
+
     return Patients(
         subgroup=subgroup,
         growth=jnp.exp(law.mu_ln_growth + law.omega_ln_growth * deviates.growth_z),
@@ -451,4 +469,5 @@ def patients_of(
         exposure=exposure,
         visit_delay=visit_delay,
         follow_up=follow_up,
+        sensitive=sensitive,
     )

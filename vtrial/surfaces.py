@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from vtrial.medians import deviation, share_on
 from vtrial.mouse_prior import MouseDraws
@@ -31,16 +32,28 @@ LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 6)
 
 
 class Surface(NamedTuple):
-    """An endpoint of one arm in every draw of the mice, at the nodes of the grid."""
+    """An endpoint of one arm in every draw of the mice, at the nodes of the grid, where nobody is resistant."""
 
     logit: np.ndarray  # [J, S, L], of a response rate, or of the share without the event on the published day
     variance: np.ndarray  # [J, S, L], of that logit for the finite number of simulated patients; 0 for a rate
+    resisted: np.ndarray | None = None  # [J], that logit where the drug does nothing; None for what responders have
 
     def at(self, ln_kill_scale: np.ndarray, ln_loss: np.ndarray) -> Surface:
         """The surface on another grid, [J, S', L']; beyond the nodes that of their edge."""
         kill, loss = _weights(ln_kill_scale, LN_KILL_SCALE), _weights(ln_loss, LN_LOSS_OF_EFFECT)
         variance = np.maximum(kill @ self.variance @ loss.T, 0.0)
-        return Surface(kill @ self.logit @ loss.T, variance)
+        return self._replace(logit=kill @ self.logit @ loss.T, variance=variance)
+
+    def with_resistant(self, share: float) -> np.ndarray:
+        """The logit [J, S, L] where the drug does nothing in this share of the patients.
+
+        Patients are resistant whatever else they are, so that rates and shares mix:
+        ``(1 - share) p(S, lambda) + share p(no effect)``.
+        """
+        if self.resisted is None or share == 0.0:
+            return self.logit
+        mixed = (1.0 - share) * expit(self.logit) + share * expit(self.resisted)[:, None, None]
+        return np.log(mixed) - np.log1p(-mixed)
 
 
 def _weights(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
@@ -61,8 +74,8 @@ def _weights(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     return weights
 
 
-def logit_surface(rate: np.ndarray, patients: int) -> np.ndarray:
-    """Logit of rates [J, S, L] of that many patients each, half a responder and half a non-responder added."""
+def logit_of(rate: np.ndarray, patients: int) -> np.ndarray:
+    """Logit of rates of that many patients each, half a responder and half a non-responder added."""
     responders = rate * patients
     return np.log(responders + 0.5) - np.log(patients - responders + 0.5)
 
@@ -107,45 +120,45 @@ def simulate_surfaces(
     for done, (cohort, recist, members, plan) in enumerate(groups):
         progress(f"surface, {cohort.tumour_type}", done, len(groups))
         trial, column = plan.trial(), 0 if cohort.subgroups else -1
-        rate = {name: np.empty(shape) for name in ("confirmed_orr", "unconfirmed_orr")}
-        medians = {
-            (arm.id, name): Surface(np.empty(shape), np.empty(shape))
+        made = {
+            (arm.id, name): Surface(np.empty(shape), np.zeros(shape), None if name == "ttr" else np.empty(draws.size))
             for arm in members
             for name in endpoints
-            if name != "orr" and teaches(arm, name)
+            if teaches(arm, name)
         }
-        for s, scale in enumerate(LN_KILL_SCALE):
-            for loss_node, loss in enumerate(LN_LOSS_OF_EFFECT):
-                law = trial.law._replace(
-                    kill_scale=jnp.full_like(trial.law.kill_scale, np.exp(scale)),
-                    ln_loss_rate=jnp.full_like(trial.law.ln_loss_rate, loss),
-                )
-                counts, times = simulate(
-                    key,
-                    trial._replace(law=law),
-                    response_rule(recist),
-                    num_patients=num_patients,
-                    endpoints=Endpoints(num_arms=1) if timed else None,
-                    numbers="sobol",
-                )
-                rates = response_rates(plan, counts, True)
-                for name, values in rate.items():
-                    values[:, s, loss_node] = rates[name][:, 0, column]
-                for arm in members:
-                    patients = simulated_patients(arm, num_patients)
-                    for name in ("pfs", "ttr"):
-                        surface = medians.get((arm.id, name))
-                        median = published_median(arm, name)
-                        if surface is None or median is None or times is None:
-                            continue
+        # nodes of the grid, then the drug that does nothing
+        nodes = [(s, x, np.exp(a), b) for s, a in enumerate(LN_KILL_SCALE) for x, b in enumerate(LN_LOSS_OF_EFFECT)]
+        for s, x, scale, loss in [*nodes, (None, None, 0.0, LN_LOSS_OF_EFFECT[0])]:
+            law = trial.law._replace(
+                kill_scale=jnp.full_like(trial.law.kill_scale, scale),
+                ln_loss_rate=jnp.full_like(trial.law.ln_loss_rate, loss),
+                resistant_share=None,
+            )
+            counts, times = simulate(
+                key,
+                trial._replace(law=law),
+                response_rule(recist),
+                num_patients=num_patients,
+                endpoints=Endpoints(num_arms=1) if timed else None,
+                numbers="sobol",
+            )
+            rates = response_rates(plan, counts, True)
+            for arm in members:
+                patients = simulated_patients(arm, num_patients)
+                for name in endpoints:
+                    if (arm.id, name) not in made:
+                        continue
+                    surface, median = made[arm.id, name], published_median(arm, name) if name != "orr" else None
+                    if median is None or times is None:
+                        main = "unconfirmed_orr" if arm.confirmed is False else "confirmed_orr"
+                        mean, sd = logit_of(rates[main][:, 0, column], patients), 0.0
+                    else:
                         curve = curves(times, column, patients)["TTR" if name == "ttr" else arm.progression]
                         mean, sd = deviation(share_on(curve, DAYS, median[0]), curve.number, np.zeros(draws.size))
-                        surface.logit[:, s, loss_node], surface.variance[:, s, loss_node] = mean, sd**2
-        found |= medians
-        for arm in members:
-            if "orr" in endpoints and teaches(arm):
-                main = "unconfirmed_orr" if arm.confirmed is False else "confirmed_orr"
-                logit = logit_surface(rate[main], simulated_patients(arm, num_patients))
-                found[arm.id, "orr"] = Surface(logit, np.zeros(shape))
+                    if s is not None:
+                        surface.logit[:, s, x], surface.variance[:, s, x] = mean, sd**2
+                    elif surface.resisted is not None:
+                        surface.resisted[:] = mean
+        found |= made
     progress("surface", len(groups), len(groups))
     return found

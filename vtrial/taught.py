@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from scipy.stats import norm
 
-from vtrial.calibration import Calibration, Drug, Grid, Teacher, grid_of
+from vtrial.calibration import Calibration, Drug, Grid, Teacher, grid_of, resistance_of
 from vtrial.errors import InputError
 from vtrial.mouse_prior import MouseDraws, Repeated
 from vtrial.prior_draws import LearntSampler, PriorSampler
@@ -116,7 +116,8 @@ class Taught:
         for arm in teachers:
             own = {name: surface for (number, name), surface in surfaces.items() if number == arm.id}
             drug = Drug(*next(iter(classes_of(arm, priors).items())), arm.tumour_type)
-            said.append(Teacher(arm.id, drug, arm_log_likelihood(arm, own, grid, shift[arm.id], between)))
+            share = resistance_of(priors).share
+            said.append(Teacher(arm.id, drug, arm_log_likelihood(arm, own, grid, share, shift[arm.id], between)))
         self._calibration = Calibration(settings.seed, grid, said, every, priors, draws.size, settings.copies)
 
     def before(self) -> LearntSampler:
@@ -152,9 +153,14 @@ def _within_the_surfaces(grid: Grid) -> None:
 
 
 def arm_log_likelihood(
-    arm: TrialArm, surfaces: Mapping[str, Surface], grid: Grid, offset: np.ndarray, between_trials: np.ndarray
+    arm: TrialArm,
+    surfaces: Mapping[str, Surface],
+    grid: Grid,
+    resistant: np.ndarray,
+    offset: np.ndarray,
+    between_trials: np.ndarray,
 ) -> np.ndarray:
-    """Log likelihood of what an arm published, on the grid of the calibration, [J, S, L].
+    """Log likelihood of what an arm published, on the grid of the calibration, [Q, J, S, L].
 
     Parameters
     ----------
@@ -164,19 +170,23 @@ def arm_log_likelihood(
         What it would have shown, by endpoint; the endpoints are independent given the draw.
     grid
         Of the calibration.
+    resistant
+        Shares of resistant patients, [Q].
     offset, between_trials
         Of reader and line, and SD of the deviation of one trial, on the logit, [J].
     """
-    total = np.zeros((len(offset), *map(len, grid)))
+    total = np.zeros((len(resistant), len(offset), *map(len, grid)))
+    spread = np.broadcast_to(between_trials[:, None, None], total.shape[1:])
     for name, surface in surfaces.items():
-        shown = surface.at(*grid)
-        spread = np.broadcast_to(between_trials[:, None, None], total.shape)
-        if name == "orr":
-            logit = shown.logit + offset[:, None, None]
-            each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_responders, arm.num_patients)
-            total += each.reshape(total.shape)
-        elif (median := published_median(arm, name)) is not None:
-            total += norm.logpdf(shown.logit, 0.0, np.sqrt(shown.variance + median[1] + spread**2))
+        shown, median = surface.at(*grid), published_median(arm, name) if name != "orr" else None
+        for share, said in zip(resistant, total, strict=True):
+            logit = shown.with_resistant(share)
+            if median is None:
+                logit = logit + offset[:, None, None]
+                each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_responders, arm.num_patients)
+                said += each.reshape(said.shape)
+            else:
+                said += norm.logpdf(logit, 0.0, np.sqrt(shown.variance + median[1] + spread**2))
     return total
 
 

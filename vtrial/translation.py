@@ -8,7 +8,9 @@ For draw s and drug d of a cohort
     ln lambda_d  = ln_loss_of_effect_common + ln loss_of_effect[class]
 
 with ``u_d ~ Normal(0, drug_discrepancy)`` drawn anew for every drug, ``v ~ Normal(0, drug_type_discrepancy)`` for every
-drug in every tumour type, and E_d(t) from dose and schedule (:mod:`vtrial.pharmacology`). A drug that the fit has not
+drug in every tumour type, and E_d(t) from dose and schedule (:mod:`vtrial.pharmacology`). In a share r of the patients,
+``logit r_d,type ~ Normal(logit resistant_share, resistant_logit_sd)``, the drug does nothing, as if it had not been
+given: patients differ more than the PDX models of a panel, whose spread is that of rho. A drug that the fit has not
 seen is drawn from its mechanism class, a tumour type that it has not seen from the population of types.
 """
 
@@ -21,6 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, logit
 
 from vtrial.base import PatientLaw, Regimens, Schedule, Trial
 from vtrial.config import Cohort, CutOff, Visits
@@ -42,6 +45,7 @@ __all__ = [
     "drug_terms",
     "pair_rule",
     "plan_cohort",
+    "resistant_share",
     "type_growth",
 ]
 
@@ -174,6 +178,13 @@ def drug_terms(drug: str, drug_class: str, sampler: PriorSampler) -> Translation
     return terms._replace(ln_kill_scale=terms.ln_kill_scale + own)
 
 
+def resistant_share(drug: str, tumour_type: str, sampler: PriorSampler) -> np.ndarray:
+    """Share [D] of the patients of a tumour type in whom a drug, by the name of the priors, does nothing."""
+    common, sd = sampler.entry("translation.resistant_share"), sampler.entry("translation.resistant_logit_sd")
+    with np.errstate(divide="ignore"):  # a share fixed at 0 stays there
+        return expit(logit(common) + sd * sampler.normal(f"resistance {drug} in {tumour_type}"))
+
+
 def plan_cohort(
     key: jax.Array,
     cohort: Cohort,
@@ -236,12 +247,13 @@ def plan_cohort(
     ratio = priors.entry("translation.human_weight_kg").parameters["value"] * 1000.0
     ratio /= priors.entry("translation.mouse_weight_g").parameters["value"]
     within = sampler.entry("translation.drug_type_discrepancy")
-    kill, loss = [], []
+    kill, loss, resistant = [], [], []
     for drug in drugs:
         terms = drug_terms(drug, priors.drug_class(drug), sampler)
         here = within * sampler.normal(f"discrepancy {drug} in {cohort.tumour_type}")
         kill.append(np.exp(terms.ln_kill_scale + here))
         loss.append(terms.ln_loss_of_effect)
+        resistant.append(resistant_share(drug, cohort.tumour_type, sampler))
 
     def patient(name):
         return sampler.resolved("patients", cohort.tumour_type, name)
@@ -272,6 +284,7 @@ def plan_cohort(
         missed_visit=patient("missed_visit"),
         visit_delay=patient("visit_delay"),
         death_share=patient("death_share"),
+        resistant_share=np.stack(resistant, axis=1),
         **between_patients(drugs, cohort.tumour_type, sampler, priors),
         **_new_lesion_ratio(drugs, sampler, priors),
     )

@@ -42,7 +42,14 @@ NUM_PATIENTS = 4096
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "mice": ("mu_ln_growth", "omega_ln_growth", "effect_mean", "effect_sd"),
     "combination rule": ("phi", "gamma", "omega_combination"),
-    "translation": ("growth_scale", "kill_scale", "ln_loss_rate", "loss_rate_sd", "ln_new_lesion_ratio"),
+    "translation": (
+        "growth_scale",
+        "kill_scale",
+        "resistant_share",
+        "ln_loss_rate",
+        "loss_rate_sd",
+        "ln_new_lesion_ratio",
+    ),
     "patients and reading": (),
 }
 #: the group that the effect-time curves belong to: dose response and exposure ratio
