@@ -141,7 +141,7 @@ def test_a_drug_learns_from_its_class_and_less_from_another() -> None:
     drawn = [drawn_of(after, drug)[0].reshape(2, -1)[1] for drug in (TRIALS[0][1], ASKED[1], ASKED[0])]
     levels = [
         *((each.mean(), each.std() / np.sqrt(COPIES)) for each in drawn),
-        (plane(np.log(0.4), np.log(0.005)), 0.0),
+        (plane(np.log(0.64), np.log(0.005)), 0.0),
     ]
     for (above, error), (below, other_error) in itertools.pairwise(levels):
         assert above - below > 4 * np.hypot(error, other_error)
@@ -159,7 +159,7 @@ def overlaid(priors: Priors, **parameters) -> Priors:
 
 
 def test_the_grid_follows_the_priors_and_an_sd_of_zero_is_none() -> None:
-    """Ln kill scale about 1.5 and no differences between tumour types: with nothing taught, draws are of just that."""
+    """Ln kill scale about 2 and no differences between tumour types: with nothing taught, draws are of just that."""
     priors = overlaid(
         load_priors(),
         ln_kill_scale_common=("normal", {"loc": 2.4163, "scale": 0.5}),
@@ -170,11 +170,10 @@ def test_the_grid_follows_the_priors_and_an_sd_of_zero_is_none() -> None:
     scale = drug_terms("paclitaxel", "taxane", after).ln_kill_scale
     sd = np.sqrt(0.25 + 0.49**2 + 0.28**2)
     # 2 x COPIES draws, stratified: 4 standard errors of independent ones
-    assert abs(scale.mean() - (2.4163 - 0.9163)) < 4 * sd / np.sqrt(2 * COPIES)
+    assert abs(scale.mean() - (2.4163 - 0.4463)) < 4 * sd / np.sqrt(2 * COPIES)
     assert abs(scale.std() / sd - 1.0) < 4 * 1.5 / np.sqrt(4 * COPIES)
-    assert all(
-        (draws == 0.0).all() for name, draws in found.items() if name.startswith("discrepancy") and " in " in name
-    )
+    within = [draws for name, draws in found.items() if name.startswith("discrepancy") and " in " in name]
+    assert within and not np.any(within)
 
 
 def test_a_prior_of_the_tree_that_is_not_normal_is_refused() -> None:

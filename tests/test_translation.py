@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from scipy.special import digamma, logit, polygamma
 
 from vtrial.base import PatientLaw
 from vtrial.config import Cohort, CutOff, Visits
@@ -113,6 +114,8 @@ def fixed(tmp_path_factory) -> Priors:
             "translation.class_discrepancy.FAK": 0.3,
             "translation.drug_discrepancy": 0.0,
             "translation.drug_type_discrepancy": 0.0,
+            "translation.resistant_share": 0.25,
+            "translation.resistant_logit_sd": 0.0,
             "translation.ln_loss_of_effect_common": 0.0,
             "translation.loss_of_effect.default": 0.004,
             "translation.loss_of_effect_between_patients": 0.8,
@@ -146,6 +149,7 @@ def test_equations_by_hand_on_fixed_priors(fixed):
     np.testing.assert_allclose(law.growth_scale, (70_000 / 22.5) ** -0.25, rtol=1e-6)
     np.testing.assert_allclose(law.kill_scale, np.tile([0.4, 0.4 * np.exp(0.3), 0.4], (SIZE, 1)), rtol=1e-6)
     np.testing.assert_allclose(law.ln_loss_rate, np.log(0.004), rtol=1e-6)
+    np.testing.assert_allclose(law.resistant_share, 0.25, rtol=1e-6)
     np.testing.assert_allclose(law.loss_rate_sd, 0.8, rtol=1e-6)
     np.testing.assert_allclose(law.mu_ln_growth, draws.get("ln_growth_type")[:, 0], rtol=1e-6)
     np.testing.assert_allclose(law.omega_ln_growth, draws.get("omega_ln_growth")[:, 0], rtol=1e-6)
@@ -168,7 +172,7 @@ def test_classes_and_drugs_have_scales_of_their_own(priors):
     own = np.sqrt(2.0) * 0.28
     for values, variance in ((trametinib, 0.49 + own**2), (defactinib, 0.49 + own**2 + 0.25)):
         sd = np.sqrt(variance)
-        assert abs(values.mean() - np.log(0.4)) < SIGMAS * sd / np.sqrt(SIZE) + 1e-3
+        assert abs(values.mean() - np.log(0.64)) < SIGMAS * sd / np.sqrt(SIZE) + 1e-3
         # heavier tails than normal: kurtosis of the drug's part is 9, so double the normal SE of the SD
         assert abs(values.std() / sd - 1) < 2 * SIGMAS / np.sqrt(2 * SIZE)
     shared = np.corrcoef(trametinib, avutometinib)[0, 1]
@@ -180,6 +184,20 @@ def test_classes_and_drugs_have_scales_of_their_own(priors):
     # per draw, so their own parts are uncorrelated though not independent
     across = 0.25 / np.sqrt((0.49 + own**2) * (0.49 + own**2 + 0.25))
     assert abs(np.corrcoef(trametinib, defactinib)[0, 1] - across) < 2 * SIGMAS / np.sqrt(SIZE)
+
+
+def test_the_share_of_resistant_patients_is_of_a_drug_in_a_tumour_type(priors):
+    """Logit: that of Beta(7, 13), common to all, its variance trigamma(7) + trigamma(13), and Normal(0, 0.7) of each."""
+    arms = {"t": {"trametinib": TRAMETINIB}, "a+d": BOTH}
+    here = logit(law_of(plan(cohort_of("PDAC", arms), posterior(), priors)).resistant_share)
+    common, own = polygamma(1, 7.0) + polygamma(1, 13.0), 0.7**2
+    sd = np.sqrt(common + own)
+    for values in here.T:
+        assert abs(values.mean() - (digamma(7.0) - digamma(13.0))) < SIGMAS * sd / np.sqrt(SIZE)
+        assert abs(values.std() / sd - 1) < 2 * SIGMAS / np.sqrt(2 * SIZE)
+    there = logit(law_of(plan(cohort_of("CM", arms), posterior(), priors)).resistant_share)
+    for one, other in ((here[:, 0], here[:, 1]), (here[:, 0], there[:, 0])):
+        assert abs(np.corrcoef(one, other)[0, 1] - common / (common + own)) < 2 * SIGMAS / np.sqrt(SIZE)
 
 
 # ---------------------------------------------------------------------------------------------- where effects come from

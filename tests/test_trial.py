@@ -819,7 +819,7 @@ def test_sobol_patients_do_not_hang_on_what_is_asked_for():
 
 def test_what_a_law_does_not_have_is_left_out_without_a_change():
     none = ("new_lesion_hazard", "discontinuation_hazard", "missed_visit", "reader_effect", "visit_delay")
-    quiet = law_of(**dict.fromkeys(none, 0.0))
+    quiet = law_of(**dict.fromkeys(none, 0.0), resistant_share=np.zeros(3))
     assert parts_of(quiet) == Parts(*[False] * 8)
-    equal(simulate(quiet), simulate(quiet, parts=EVERYTHING._replace(late_visits=True)))
-    equal(simulate(quiet), simulate(quiet._replace(visit_delay=None)))
+    equal(simulate(quiet), simulate(quiet, parts=EVERYTHING._replace(late_visits=True, resistance=True)))
+    equal(simulate(quiet), simulate(quiet._replace(visit_delay=None, resistant_share=None)))

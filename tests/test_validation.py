@@ -207,5 +207,5 @@ def test_priors_beyond_what_was_simulated_are_refused() -> None:
     """In the middle of the shipped grid all is well; ln S about 3 lies beyond the last node."""
     grid = Grid(np.linspace(-4.0, 2.0, 5), np.linspace(-8.0, -3.0, 5))
     taught._within_the_surfaces(grid)
-    with pytest.raises(InputError, match=r"middle of the priors is at 3.00 .* between -4.00 and 1.85"):
+    with pytest.raises(InputError, match=r"middle of the priors is at 3.00 .* between -3.40 and 2.45"):
         taught._within_the_surfaces(grid._replace(ln_kill_scale=grid.ln_kill_scale + 4.0))

@@ -47,7 +47,7 @@ def hidden_arms(arms: Sequence[TrialArm], left_out: Collection[str]) -> set[int]
 
 def own_trials(experiment: Experiment, priors: Priors, hidden: Collection[int]) -> list[str]:
     """Trials that taught of a drug of the experiment in its own tumour type: outcomes that its rates have seen."""
-    from vtrial.published_medians import teaches
+    from vtrial.published_medians import ENDPOINTS, teaches
 
     asked = {
         (priors.drug(name).name, cohort.tumour_type)
@@ -58,7 +58,7 @@ def own_trials(experiment: Experiment, priors: Priors, hidden: Collection[int]) 
     own = (
         arm.trial
         for arm in priors.trials
-        if arm.drugs and teaches(arm) and arm.id not in hidden
+        if arm.drugs and arm.id not in hidden and any(teaches(arm, name) for name in ENDPOINTS)
         if (priors.drug(next(iter(arm.drugs))).name, arm.tumour_type) in asked
     )
     return sorted(set(own))

@@ -278,8 +278,8 @@ def validate(
     quick: Annotated[bool, typer.Option("--quick", help="256 draws, for a first look; the page says so.")] = False,
     teach: Annotated[
         Literal["orr", "all"],
-        typer.Option(help="What trials teach: responders, or medians of PFS and time to response too."),
-    ] = "orr",
+        typer.Option(help="What trials teach: responders alone, or medians of PFS and time to response too."),
+    ] = "all",
     classes: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only arms whose drugs are all of these mechanism classes.")
     ] = None,

@@ -25,7 +25,7 @@ from vtrial.store import default_run_dir
 from vtrial.table import fold, listed, nearest
 
 #: raised whenever the numbers of the mice or trial stage change; part of the run key
-RUN_FORMAT = 9
+RUN_FORMAT = 10
 #: planned dose per day over that of the reference, either way, from which on `check` asks whether it is meant. A slip
 #: of a prefix (g, mg, ug) is 1,000-fold, so this finds it for every dose between 1/50 and 50 times the reference; the
 #: 138 dosings of the shipped trials and experiments lie between 1/4 and 2.5 times theirs.

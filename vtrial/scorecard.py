@@ -193,7 +193,7 @@ def validate(
     run = [] if word else ["--run", str(run_dir)]
     size = ["--draws", str(size), "--patients", str(settings.patients)]
     size += ["--classes", ",".join(classes)] if classes else []
-    size += [] if settings.endpoints == ("orr",) else ["--teach", "all"]
+    size += ["--teach", "orr"] if settings.endpoints == ("orr",) else []
     command = shlex.join(["vtrial", "validate", "--out", str(out), *run, *size])
     target = RunFolder(out)
     with target.lock():

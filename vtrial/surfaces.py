@@ -25,8 +25,8 @@ from vtrial.published_medians import published_median, teaches
 from vtrial.rates import response_rates
 from vtrial.trial import Endpoints, simulate
 
-#: nodes of ln kill scale: 3.8 SD of its shipped prior to either side of ln 0.4, 0.65 apart
-LN_KILL_SCALE = np.linspace(-4.0, 1.85, 10)
+#: nodes of ln kill scale: 3.8 SD of its shipped prior to either side of ln 0.64, 0.65 apart
+LN_KILL_SCALE = np.linspace(-3.4, 2.45, 10)
 #: nodes of ln loss of effect (1/day): 2.8 SD of its shipped prior to either side of ln 0.005, 0.9 apart
 LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 6)
 

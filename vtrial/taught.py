@@ -18,7 +18,7 @@ from vtrial.errors import InputError
 from vtrial.mouse_prior import MouseDraws, Repeated
 from vtrial.prior_draws import LearntSampler, PriorSampler
 from vtrial.priors import Priors, TrialArm
-from vtrial.published_medians import published_median, teaches
+from vtrial.published_medians import ENDPOINTS, published_median, teaches
 from vtrial.scoring import log_likelihood
 from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface, simulate_surfaces
 
@@ -30,7 +30,7 @@ class Settings(NamedTuple):
     copies: int = 16  # draws of the translation for each of them, R
     patients: int = 2000
     seed: int = 7
-    endpoints: tuple[str, ...] = ("orr",)  # of ENDPOINTS, that trials teach with
+    endpoints: tuple[str, ...] = ENDPOINTS  # that trials teach with
 
     @classmethod
     def of(cls, draws: int | None, patients: int | None, *, quick: bool) -> Settings:
