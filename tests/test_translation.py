@@ -187,7 +187,7 @@ def test_classes_and_drugs_have_scales_of_their_own(priors):
 
 
 def test_the_share_of_resistant_patients_is_of_a_drug_in_a_tumour_type(priors):
-    """Logit: that of Beta(7, 13), common to all, its variance trigamma(7) + trigamma(13), and Normal(0, 0.7) of each."""
+    """Logit: that of Beta(7, 13), common to all, of variance trigamma(7) + trigamma(13), and Normal(0, 0.7) of each."""
     arms = {"t": {"trametinib": TRAMETINIB}, "a+d": BOTH}
     here = logit(law_of(plan(cohort_of("PDAC", arms), posterior(), priors)).resistant_share)
     common, own = polygamma(1, 7.0) + polygamma(1, 13.0), 0.7**2
