@@ -52,13 +52,15 @@ LEAVING = {"discontinuation_hazard": 0.0005, "missed_visit": 0.03}
 OWN_EXPOSURE = {"exposure_sd": 0.4, "missed_dose": 0.1}
 LATE = {"visit_delay": 3.0}
 FEWER_LESIONS = {"ln_new_lesion_ratio": -0.2}
-OPTIONAL = {*OWN_EXPOSURE, *LATE, *FEWER_LESIONS, "linear_effect", "accrual", "cut_off"}
+RESISTANT = {"resistant_share": 0.35}
+OPTIONAL = {*OWN_EXPOSURE, *LATE, *FEWER_LESIONS, *RESISTANT, "linear_effect", "accrual", "cut_off"}
 MORE = {
     "exposure of their own (PK)": OWN_EXPOSURE,
     "new lesions": LESIONS_APPEAR,
     "new lesions, and a drug against them": LESIONS_APPEAR | FEWER_LESIONS,
     "dropout and missed visits": LEAVING,
     "late visits": LATE,
+    "resistant patients": RESISTANT,
     "new lesions, dropout, missed visits, reader": LESIONS_APPEAR | LEAVING | {"reader_effect": 0.07},
 }
 
@@ -68,7 +70,7 @@ def law_of(draws: int, **more: float) -> PatientLaw:
     shapes = {"effect_mean": (1, 1), "effect_sd": (1,), "kill_scale": (1,), "ln_loss_rate": (1,)}
     shapes |= {"phi": (1, 1), "gamma": (1, 1)}
     values = zero | NUMBERS | more
-    shapes |= dict.fromkeys([*OWN_EXPOSURE, *FEWER_LESIONS], (1,))
+    shapes |= dict.fromkeys([*OWN_EXPOSURE, *FEWER_LESIONS, *RESISTANT], (1,))
     given = [name for name in PatientLaw._fields if name in values]
     return PatientLaw(**{name: jnp.full((draws, *shapes.get(name, ())), values[name], jnp.float32) for name in given})
 
