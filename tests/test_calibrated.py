@@ -29,7 +29,13 @@ def test_trials_move_the_arms_of_their_drugs_and_only_after(experiment) -> None:
     priors = load_priors(experiment.prior_paths())
     one = next(arm for arm in priors.trials if arm.trial == "METRIC")
     one = one.model_copy(
-        update={"tumour_type": "LGSOC", "num_responders": 34, "num_patients": 34, "certainty": "published"}
+        update={
+            "tumour_type": "LGSOC",
+            "num_responders": 34,
+            "num_patients": 34,
+            "certainty": "published",
+            "median_pfs_months": None,
+        }
     )
     priors = dataclasses.replace(priors, trials=(one,))
     draws, settings = PriorDraws(jax.random.key(0), priors, 8), Settings(mice=8, copies=4, patients=100)
