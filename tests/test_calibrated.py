@@ -24,7 +24,7 @@ def experiment():
 def test_trials_move_the_arms_of_their_drugs_and_only_after(experiment) -> None:
     """34 of 34 responders under trametinib raise avutometinib, of its class; with the trial left out it stays.
 
-    Left out are all, so that what is drawn is the prior: both halves then agree within 4 standard errors of 32 draws.
+    Left out are all, so that what is drawn is the prior: both halves then agree within 4 standard errors of 64 draws.
     """
     priors = load_priors(experiment.prior_paths())
     one = next(arm for arm in priors.trials if arm.trial == "METRIC")
@@ -38,7 +38,7 @@ def test_trials_move_the_arms_of_their_drugs_and_only_after(experiment) -> None:
         }
     )
     priors = dataclasses.replace(priors, trials=(one,))
-    draws, settings = PriorDraws(jax.random.key(0), priors, 8), Settings(mice=8, copies=4, patients=100)
+    draws, settings = PriorDraws(jax.random.key(0), priors, 16), Settings(mice=16, copies=4, patients=100)
 
     def rates(left_out):
         table, teachers = calibrated_rates(experiment, priors, draws, settings, left_out, ["made up"], lambda *_: None)
@@ -52,8 +52,8 @@ def test_trials_move_the_arms_of_their_drugs_and_only_after(experiment) -> None:
 
     taught, untaught = rates(()), rates(("METRIC",))
     np.testing.assert_array_equal(taught.loc[BEFORE], untaught.loc[BEFORE])
-    assert taught.loc[AFTER, "mean"] - taught.loc[BEFORE, "mean"] > 4 * np.hypot(*taught["sd"]) / np.sqrt(32)
-    error = np.hypot(*untaught["sd"]) / np.sqrt(32)
+    assert taught.loc[AFTER, "mean"] - taught.loc[BEFORE, "mean"] > 4 * np.hypot(*taught["sd"]) / np.sqrt(64)
+    error = np.hypot(*untaught["sd"]) / np.sqrt(64)
     assert abs(untaught.loc[AFTER, "mean"] - untaught.loc[BEFORE, "mean"]) < 4 * error
 
 
