@@ -36,6 +36,22 @@ def test_rate_of_other_models_by_hand():
     np.testing.assert_allclose(rate_of_others(OBSERVED), expected)
 
 
+def test_rate_of_models_of_other_folds_by_hand():
+    """M2 was left out with M1: neither counts for the other, and both for M3."""
+    fold = {"M1": "one", "M2": "one", "M3": "two"}
+    expected = [0.5 / 2, 0.5 / 2, 0.5 / 2, 2.5 / 4, 0.5 / 1, 0.5 / 1]
+    np.testing.assert_allclose(rate_of_others(OBSERVED, fold), expected)
+    arms, pairs = tables([0.6, 0.5, 0.4, 0.3, 0.2])
+    found = pair_scores(arms, pairs, OBSERVED, fold).set_index("score")
+    null = log_score(expected, OBSERVED["responds"]).mean()
+    assert found.loc["log_score_rate_of_fitted_models", "value"] == pytest.approx(null)
+    difference = found.loc["log_score_difference_fitted_models"]
+    assert difference["value"] == pytest.approx(found.loc["log_score", "value"] - null)
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    plain = pair_scores(arms, pairs, OBSERVED).set_index("score")
+    assert plain.equals(found.loc[plain.index]) and len(found) == len(plain) + 2
+
+
 def tables(probability) -> tuple[pd.DataFrame, pd.DataFrame]:
     keys = ["tumour_type", "pdx_model", "arm"]
     pairs = OBSERVED[keys].drop_duplicates().assign(probability=probability, in_sample=False)

@@ -109,5 +109,6 @@ def crossvalidation_stage(
     observed = observed_pairs(inputs.dataset, pairs)
     folder.write_csv("arms.csv", arms)
     folder.write_csv("pairs.csv", pairs)
-    folder.write_csv("scores.csv", pair_scores(arms, pairs, observed))
+    own = {model: fold.name for fold in folds for model in fold.pairs["pdx_model"]} if leave == "pdx-models" else None
+    folder.write_csv("scores.csv", pair_scores(arms, pairs, observed, own))
     return entries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -24,18 +26,26 @@ def log_score(probability, responds) -> np.ndarray:
     return -np.log(np.where(np.asarray(responds, bool), p, 1.0 - p))
 
 
-def rate_of_others(observed: pd.DataFrame) -> np.ndarray:
+def rate_of_others(observed: pd.DataFrame, fold: Mapping[str, str] | None = None) -> np.ndarray:
     """Null model: the response rate of the *other* PDX models of the same tumour type and arm; 1/2 where there is none.
 
     One half responder and one half non-responder are added (Jeffreys), without which a rate of 0 could never respond.
+    With the `fold` of every PDX model, only those of other folds count: the models that the prediction has seen too.
     """
     arm = observed.groupby(["tumour_type", "arm"])["responds"]
-    own = observed.groupby(["tumour_type", "arm", "pdx_model"])["responds"]
+    left = observed["pdx_model"] if fold is None else observed["pdx_model"].map(fold)
+    own = observed.assign(left=left).groupby(["tumour_type", "arm", "left"])["responds"]
     number = arm.transform("size") - own.transform("size")
     return ((arm.transform("sum") - own.transform("sum") + 0.5) / (number + 1.0)).to_numpy(float)
 
 
-def pair_scores(arms: pd.DataFrame, pairs: pd.DataFrame, observed: pd.DataFrame, seed: int = 1) -> pd.DataFrame:
+def pair_scores(
+    arms: pd.DataFrame,
+    pairs: pd.DataFrame,
+    observed: pd.DataFrame,
+    fold: Mapping[str, str] | None = None,
+    seed: int = 1,
+) -> pd.DataFrame:
     """Scores of predicted arms and pairs against the mice that were left out.
 
     Parameters
@@ -44,6 +54,8 @@ def pair_scores(arms: pd.DataFrame, pairs: pd.DataFrame, observed: pd.DataFrame,
         From :mod:`vtrial.pairs`.
     observed
         tumour_type, pdx_model, arm, responds; one row a mouse.
+    fold
+        Of every PDX model, where whole models were left out, those of one fold together.
     seed
         Of the bootstrap.
 
@@ -52,7 +64,8 @@ def pair_scores(arms: pd.DataFrame, pairs: pd.DataFrame, observed: pd.DataFrame,
     DataFrame
         score, value, low, high: mean absolute error (fraction), interval score, misses and number of arms, log score a
         pair, that of the null model :func:`rate_of_others`, and their difference with a 95 % interval (bootstrap of
-        whole PDX models, since the mice of one model are alike).
+        whole PDX models, since the mice of one model are alike). With folds the same again for the null model that
+        knows no PDX model of the fold either.
     """
     rate = observed.groupby(["tumour_type", "arm"])["responds"].mean().rename("observed")
     arms = arms.join(rate, on=["tumour_type", "arm"]).dropna(subset="observed")
@@ -62,12 +75,20 @@ def pair_scores(arms: pd.DataFrame, pairs: pd.DataFrame, observed: pd.DataFrame,
     keys = ["tumour_type", "pdx_model", "arm"]
     mice = observed.merge(pairs[[*keys, "probability"]], on=keys, how="inner", validate="many_to_one")
     own = log_score(mice["probability"], mice["responds"])
-    null = log_score(rate_of_others(mice), mice["responds"])
-    difference = pd.Series(own - null).groupby(mice["pdx_model"].to_numpy()).agg(["sum", "size"])
-    generator = np.random.default_rng(seed)
-    pick = generator.integers(0, len(difference), (NUM_RESAMPLES, len(difference)))
-    total, size = difference["sum"].to_numpy()[pick], difference["size"].to_numpy()[pick]
-    low, high = np.quantile(total.sum(1) / size.sum(1), [0.025, 0.975])
+
+    def against(name: str, rate: np.ndarray) -> list[tuple]:
+        null = log_score(rate, mice["responds"])
+        difference = pd.Series(own - null).groupby(mice["pdx_model"].to_numpy()).agg(["sum", "size"])
+        generator = np.random.default_rng(seed)
+        pick = generator.integers(0, len(difference), (NUM_RESAMPLES, len(difference)))
+        total, size = difference["sum"].to_numpy()[pick], difference["size"].to_numpy()[pick]
+        low, high = np.quantile(total.sum(1) / size.sum(1), [0.025, 0.975])
+        value = float((own - null).mean())
+        return [
+            (f"log_score_rate_of_{name}", null.mean(), None, None),
+            (f"log_score_difference{'' if name == 'other_models' else f'_{name}'}", value, low, high),
+        ]
+
     rows = [
         ("arms", len(arms), None, None),
         ("mean_absolute_error", np.abs(error).mean(), None, None),
@@ -76,7 +97,7 @@ def pair_scores(arms: pd.DataFrame, pairs: pd.DataFrame, observed: pd.DataFrame,
         ("interval_score", width.mean(), None, None),
         ("pairs", len(mice), None, None),
         ("log_score", own.mean(), None, None),
-        ("log_score_rate_of_other_models", null.mean(), None, None),
-        ("log_score_difference", float((own - null).mean()), low, high),
+        *against("other_models", rate_of_others(mice)),
+        *([] if fold is None else against("fitted_models", rate_of_others(mice, fold))),
     ]
     return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
