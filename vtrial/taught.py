@@ -112,11 +112,10 @@ class Taught:
             engraftment_bias,
         )
         shift, between = offsets(self._sampler, teachers), self._sampler.entry("translation.between_trials")
-        said = []
+        said, share = [], resistance_of(priors).share
         for arm in teachers:
             own = {name: surface for (number, name), surface in surfaces.items() if number == arm.id}
             drug = Drug(*next(iter(classes_of(arm, priors).items())), arm.tumour_type)
-            share = resistance_of(priors).share
             said.append(Teacher(arm.id, drug, arm_log_likelihood(arm, own, grid, share, shift[arm.id], between)))
         self._calibration = Calibration(settings.seed, grid, said, every, priors, draws.size, settings.copies)
 
