@@ -526,6 +526,7 @@ def test_density_of_drugs_at_several_doses(tmp_path, law):
 OF_MODELS = {"M1": "1,2.5", "M2": "0,1.0", "M3": "1,3.0", "M4": "0,3.0"}
 
 
+@pytest.mark.long
 def test_density_with_covariates_of_pdx_models(tmp_path):
     """They move the mean of an effect, centred in the tumour type; evidence speaks of all PDX models of a type."""
     dataset = table_of(tmp_path, DOSED, doses=True, covariates=OF_MODELS)
@@ -741,6 +742,7 @@ def test_evidence_density_is_that_of_scipy():
 # ------------------------------------------------------------------------------------------------ what is integrated
 
 
+@pytest.mark.long
 def test_mouse_draws_agree_with_the_explicit_effects(small):
     """A cell whose effect is explicit has that effect; curves are known at least as well as their noise allows."""
     with jax.enable_x64(True):

@@ -106,6 +106,7 @@ def _simulate(law, exposure, regimens=REGIMENS):
     return jax.tree.map(np.asarray, counts)
 
 
+@pytest.mark.long
 def test_the_same_patients_in_another_order_of_arms_and_alone():
     law, points = law_of(), points_of()
     counts = _simulate(law, points)

@@ -345,6 +345,7 @@ def test_new_lesions_and_discontinuation_follow_their_hazards():
         assert abs(counts[code] / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
 
 
+@pytest.mark.long
 def test_a_drug_lowers_the_hazard_of_new_lesions_while_it_acts():
     # tumours that do not move: SD unless a new lesion is there; a is at 0.9 and 0.45 by turns, b and c at 0.9
     hazard, ratio = 0.006, np.array([0.5, 1.0, 2.0])
@@ -373,6 +374,7 @@ def test_a_drug_lowers_the_hazard_of_new_lesions_while_it_acts():
     np.testing.assert_array_equal(own, counts)
 
 
+@pytest.mark.long
 def test_arms_differ_in_how_many_leave_and_not_in_who_would():
     # tumours that do not move: SD to the end, unless nobody looks; a threefold hazard in the combination, none in c
     leaving, ratio = 0.002, [1.0, 3.0, 0.0]
