@@ -14,8 +14,7 @@ propagation; Pearl 1988). The two SDs and r_0 are summed over parts of their pri
     L(s, l, r) = sum_v w_v Binomial(n; N, invlogit(F(s, l, r) + reader + line + v))
 
 with F the logit of its simulated response rate and v the deviation of one trial (:mod:`vtrial.scoring`); a published
-median is a normal observation of the logit of a share (:mod:`vtrial.medians`).
-All of this is done for each of J draws
+median is a normal observation of the logit of a share (:mod:`vtrial.medians`). All of this is done for each of J draws
 of the mice and of all else that is not learnt (growth, exposure, reader, line, new lesions): trials move the
 translation given the mice, never the mice. That is a cut posterior (Plummer 2015, Stat Comput 25:37).
 """
