@@ -195,7 +195,7 @@ def test_a_share_of_resistant_patients_of_zero_is_none_and_learns_nothing() -> N
 
 
 def test_a_share_that_differs_nowhere_has_the_nodes_of_what_is_common() -> None:
-    """Without differences between drugs and tumour types all drugs have one share, and it is learnt."""
+    """Without differences between drugs and tumour types all drugs have one share, at the nodes of the common one."""
     priors = overlaid(load_priors(), resistant_logit_sd=("fixed", {"value": 0.0}))
     after = LearntSampler(PriorSampler(random.key(5), priors, 2), calibration(priors=priors).learnt([]).normals, COPIES)
     one, other = (resistant_share(name, "P", after) for name in ("paclitaxel", "trametinib"))

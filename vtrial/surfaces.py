@@ -148,11 +148,13 @@ def simulate_surfaces(
                 for name in endpoints:
                     if (arm.id, name) not in made:
                         continue
-                    surface, median = made[arm.id, name], published_median(arm, name) if name != "orr" else None
-                    if median is None or times is None:
+                    surface = made[arm.id, name]
+                    if name == "orr":
                         main = "unconfirmed_orr" if arm.confirmed is False else "confirmed_orr"
                         mean, sd = logit_of(rates[main][:, 0, column], patients), 0.0
                     else:
+                        median = published_median(arm, name)
+                        assert times is not None and median is not None  # it teaches with one
                         curve = curves(times, column, patients)["TTR" if name == "ttr" else arm.progression]
                         mean, sd = deviation(share_on(curve, DAYS, median[0]), curve.number, np.zeros(draws.size))
                     if s is not None:

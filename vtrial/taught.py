@@ -177,14 +177,16 @@ def arm_log_likelihood(
     total = np.zeros((len(resistant), len(offset), *map(len, grid)))
     spread = np.broadcast_to(between_trials[:, None, None], total.shape[1:])
     for name, surface in surfaces.items():
-        shown, median = surface.at(*grid), published_median(arm, name) if name != "orr" else None
+        shown = surface.at(*grid)
         for share, said in zip(resistant, total, strict=True):
             logit = shown.with_resistant(share)
-            if median is None:
+            if name == "orr":
                 logit = logit + offset[:, None, None]
                 each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_responders, arm.num_patients)
                 said += each.reshape(said.shape)
             else:
+                median = published_median(arm, name)
+                assert median is not None  # it has a surface
                 said += norm.logpdf(logit, 0.0, np.sqrt(shown.variance + median[1] + spread**2))
     return total
 
