@@ -44,7 +44,7 @@ def plan_of(spread: float, shift: tuple[float, ...] = (0.0,)) -> SimpleNamespace
     }
     law = {k: jnp.broadcast_to(jnp.asarray(v, jnp.float32), (NUM_DRAWS, *np.shape(v))) for k, v in law.items()}
     return SimpleNamespace(
-        law=SimpleNamespace(**law),
+        law=SimpleNamespace(**law, responder_share=None, responder_shift=None),
         drugs=("a", "b"),
         arms=("A", "A + B"),
         subgroups=("all",) if len(shift) == 1 else ("mutant", "wild"),

@@ -17,10 +17,12 @@ from vtrial.errors import InputError
 from vtrial.loo import LARGEST_K, LeftOut, compared_fits, left_out_density, loo_table
 from vtrial.model_format import CurveShape
 from vtrial.report.side_by_side import comparison_text
+from vtrial.residual_scales import ScaleCoordinate, prior_of_z
 from vtrial.store import RunFolder
 
 MODELS, MICE, CHAINS, DRAWS = 6, 3, 2, 4000
 OMEGA, NOISE, EFFECT, OMEGA_EFFECT, BETA = 0.7, 0.5, 0.3, 0.8, 0.9
+SCALES = ScaleCoordinate(np.linspace(0.0, 1.0, MODELS * MICE + 2), np.asarray(0.4))
 
 
 class Toy(NamedTuple):
@@ -85,6 +87,7 @@ def toy() -> Toy:
         ),
         pdx_model_type=np.arange(MODELS) % 2,
         curves=SimpleNamespace(pdx_model=owner),
+        scales=SCALES,
         sites=SimpleNamespace(pdx_model=np.array([0]), drug_type=np.array([0]), mouse=np.array([count - 2])),
         combinations=SimpleNamespace(pdx_model=np.array([0]), shared=np.array([-1])),
         censored=SimpleNamespace(mouse=np.array([2]), present=np.array([[True, False]])),
@@ -106,7 +109,7 @@ def toy() -> Toy:
     draws = {
         "ln_growth": site(drawn[:, 1 : MODELS + 1]),
         # nothing here depends on the residual scales: they have their prior
-        "ln_sigma": site(rng.normal(-2.0, 0.3, (CHAINS * DRAWS, count))),
+        "ln_sigma_z": site(rng.normal(*prior_of_z(SCALES, -2.0, 0.3), (CHAINS * DRAWS, count))),
         "effect_site_z": site(z[:, None]),
         "censored_u": site(hidden),
     }

@@ -5,11 +5,12 @@ from scipy.integrate import quad
 from scipy.special import expit, logit
 from scipy.stats import binom, norm
 
-from vtrial.base import CHANGE_BINS, EndpointCounts
+from vtrial.base import CHANGE_BINS, NO_CHANGE_BIN, EndpointCounts
+from vtrial.endpoints import change_bin
 from vtrial.medians import Curve, log_likelihood, predicted, sampling_variance, share_on
 from vtrial.priors import load_priors
-from vtrial.published import DAYS, curves
-from vtrial.published_medians import ENDPOINTS, published_median, teaches
+from vtrial.published import DAYS, any_shrinkage, curves
+from vtrial.published_endpoints import ENDPOINTS, published_median, shrinkage_row, teaches
 
 MANY = 10**7  # simulated patients whose number is no source of error
 
@@ -126,12 +127,45 @@ def test_curves_of_counted_patients_by_hand() -> None:
     np.testing.assert_allclose(everyone["TTR"].free, [[1.0, 1 / 3, 0.0, 0.0]])
 
 
+def test_any_shrinkage_of_counted_patients_by_hand() -> None:
+    """Bins end at -100, -95, .. 0 %: 3 of 5 shrank in the first subgroup, 1 of 2 in the second; one has no reading."""
+    change = np.zeros((1, 1, 2, CHANGE_BINS), int)
+    change[0, 0, 0, [0, 12, 20, 21, 41]] = 1
+    change[0, 0, 1, [20, 22, CHANGE_BINS - 1]] = 1
+    counts = EndpointCounts(jnp.zeros((1, 1, 2, 2, 2, 3), int), jnp.asarray(change), jnp.array([[[5, 3]]]), None, None)
+    assert change_bin(jnp.array([-0.01, 0.0, 0.01])).tolist() == [NO_CHANGE_BIN, NO_CHANGE_BIN, NO_CHANGE_BIN + 1]
+    for column, share in ((0, 3 / 5), (1, 1 / 2), (-1, 4 / 7)):
+        np.testing.assert_allclose(any_shrinkage(counts, column), [share])
+
+
+def test_a_published_shrinkage_beside_one_draw_is_its_binomial() -> None:
+    """No spread between trials: mean, ends and mid-p of the binomial of scipy.
+
+    A rate is binned with those within 0.025 of its logit, alone here.
+    """
+    arm = next(arm for arm in load_priors().trials if arm.id == 110)
+    (row,) = shrinkage_row(arm, np.array([0.3]), 10_000, np.zeros(1))
+    law = binom(53, 0.3)
+    assert row["pred_mean"] == pytest.approx(0.3) and row["mid_p"] == pytest.approx(law.cdf(24) - law.pmf(24) / 2)
+    assert (row["pred_q05"], row["pred_q95"]) == pytest.approx((law.ppf(0.05) / 53, law.ppf(0.95) / 53))
+    assert row["num_shrunk"] == 24 and not row["inside"]
+    assert not list(shrinkage_row(arm.model_copy(update={"num_shrunk": None}), np.array([0.3]), 9, np.zeros(1)))
+
+
 def test_what_is_from_memory_or_of_a_combination_teaches_nothing() -> None:
     arms = {arm.id: arm for arm in load_priors().trials}
-    assert [teaches(arms[6], name) for name in ENDPOINTS] == [True, True, False]
-    assert [teaches(arms[1], name) for name in ENDPOINTS] == [False] * 3
-    assert [teaches(arms[75], name) for name in ENDPOINTS] == [True, True, False]  # its time to response is from memory
-    assert [teaches(arms[80], name) for name in ENDPOINTS] == [False, True, False]  # its counts are, its PFS is not
+    assert [teaches(arms[6], name) for name in ENDPOINTS] == [True, True, False, False]
+    assert [teaches(arms[1], name) for name in ENDPOINTS] == [False] * 4
+    assert [teaches(arms[75], name) for name in ENDPOINTS] == [
+        True,
+        True,
+        False,
+        False,
+    ]  # its time to response is recalled
+    assert [teaches(arms[80], name) for name in ENDPOINTS] == [False, True, False, False]  # its counts are, its PFS not
+    assert [teaches(arms[20], name) for name in ENDPOINTS] == [True, False, False, True]
+    assert not teaches(arms[20].model_copy(update={"recalled": ("num_shrunk",)}), "shrinkage")
+    assert not teaches(arms[11], "shrinkage")  # of a combination
     later = arms[6].model_copy(update={"median_pfs_months": 20.0, "median_pfs_interval": None})
     assert not teaches(later, "pfs")
     assert published_median(arms[5], "pfs") is None

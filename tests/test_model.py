@@ -69,6 +69,11 @@ COVARIATE_PRIOR = {
     "covariates.size.MEK": (dist.Normal(-0.1, 0.1), stats.norm(-0.1, 0.1)),
     "covariates.size.PI3K": (dist.Normal(0.1, 0.3), stats.norm(0.1, 0.3)),
 }
+#: of PDX models that respond to whatever they are given
+RESPONDER_PRIOR = {
+    "classes.default.responder_share": (dist.Beta(2.0, 6.0), stats.beta(2.0, 6.0)),
+    "classes.default.responder_shift": (dist.LogNormal(-0.4, 0.5), stats.lognorm(0.5, 0, np.exp(-0.4))),
+}
 #: site -> its prior
 SCALARS = {
     "mu_ln_growth": "growth.mouse.ln_rate",
@@ -149,7 +154,7 @@ def table_of(
 
 
 def prior() -> dict:
-    return {name: pair[0] for name, pair in (PRIOR | DOSE_PRIOR | COVARIATE_PRIOR).items()}
+    return {name: pair[0] for name, pair in (PRIOR | DOSE_PRIOR | COVARIATE_PRIOR | RESPONDER_PRIOR).items()}
 
 
 class Point(NamedTuple):
@@ -162,13 +167,15 @@ class Point(NamedTuple):
     derived: dict[str, np.ndarray]  # deterministics
 
 
-def points_of(panel: Panel, seeds, evidence: Evidence | None = None, **changes) -> list[Point]:
+def points_of(
+    panel: Panel, seeds, evidence: Evidence | None = None, responders: str = "none", **changes
+) -> list[Point]:
     """Points drawn from the priors; `changes` give sites another value. One program for all seeds; needs float64.
 
     How the model samples a quantity is for its speed alone: the Jacobian is taken from the model itself, so that
     these tests speak of the quantities and stay when the sampling changes.
     """
-    model, arrays = build_model(panel, prior()), arrays_of(panel, evidence)
+    model, arrays = build_model(panel, prior(), responders=responders), arrays_of(panel, evidence)
 
     def traced(sites):
         return handlers.trace(handlers.substitute(model, sites)).get_trace(arrays)
@@ -180,6 +187,7 @@ def points_of(panel: Panel, seeds, evidence: Evidence | None = None, **changes) 
             at = arrays.sites.drug_type
             known["effect_site"] = known["effect"][at] + known["omega_effect"][at] * known["effect_site_z"]
         names = (*SCALARS, *COMBINATION_SCALARS, *SPREADS, "curvature_correlation", *VECTORS)
+        names += ("responder_share", "responder_shift")
         return {name: known[name] for name in names if name in known}
 
     @partial(jax.jit, compiler_options=QUICKLY)
@@ -309,8 +317,13 @@ def shifts(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict[
     return found
 
 
-def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> float:
-    """Prior x likelihood of the explicit model: every parameter and effect from its own law, the curves given them."""
+def explicit_log_density(
+    dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray], more: Mapping[str, float] | None = None
+) -> float:
+    """Prior x likelihood of the explicit model: every parameter and effect from its own law, the curves given them.
+
+    `more` is added to the mean of all effects of a PDX model.
+    """
     labels = panel.labels
     kind_of = dict(dataset.used.drop_duplicates("pdx_model")[["pdx_model", "tumour_type"]].itertuples(index=False))
     model_of = dict(dataset.used.drop_duplicates("mouse_key")[["mouse_key", "pdx_model"]].itertuples(index=False))
@@ -322,7 +335,7 @@ def explicit_log_density(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndar
     total += PRIOR["growth.mouse.between_models"][1].logpdf(p["omega_ln_growth"]).sum()
     if "ln_ed50" in p:
         total += DOSE_PRIOR["dose_response.ln_ed50"][1].logpdf(p["ln_ed50"]).sum()
-    shift = shifts(dataset, panel, p)
+    shift = {cell: by + (more or {}).get(cell[0], 0.0) for cell, by in shifts(dataset, panel, p).items()}
     for label, beta in zip(labels.class_covariate, p.get("covariate_effect", ()), strict=True):
         drug_class, name = label.split(" | ")
         total += COVARIATE_PRIOR[f"covariates.{name}.{drug_class}"][1].logpdf(beta)
@@ -589,7 +602,8 @@ def hidden_likelihoods():
     compiled = {}
 
     def evaluate(panel: Panel, u: np.ndarray):
-        arrays = arrays_of(panel)
+        # with c = 1 the coordinate of a residual scale is its logarithm
+        arrays = arrays_of(panel._replace(scales=panel.scales._replace(centred=np.ones(6))))
         if not compiled:
             model = build_model(panel, prior())
 
@@ -601,7 +615,7 @@ def hidden_likelihoods():
             def both(arrays, points):
                 trace = handlers.trace(handlers.seed(model, jax.random.key(3))).get_trace(arrays)
                 sites = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
-                sites |= {"ln_growth": jnp.full(2, np.log(0.05)), "ln_sigma": jnp.full(6, np.log(0.25))}
+                sites |= {"ln_growth": jnp.full(2, np.log(0.05)), "ln_sigma_z": jnp.full(6, np.log(0.25))}
                 sites |= {"omega_intercept": jnp.asarray(0.3), "mu_intercept": jnp.asarray(5.4)}
 
                 def likelihood(u):
@@ -758,7 +772,7 @@ def test_mouse_draws_agree_with_the_explicit_effects(small):
     control = ~panel.curves.treated
     assert np.all(drawn.effect[:, control] == 0.0)
     fitted = np.einsum("sij,dsj->dsi", panel.curves.triangle, drawn.coefficient)
-    gap = (panel.curves.statistics[None, :, :3] - fitted) / np.exp(point.sites["ln_sigma"])[None, :, None]
+    gap = (panel.curves.statistics[None, :, :3] - fitted) / np.exp(point.derived["ln_sigma"])[None, :, None]
     assert np.isfinite(gap).all()
     # the posterior covariance of R theta is at most that of the noise, so that each curve's gap varies by at most p
     long = panel.curves.num_measurements >= 6

@@ -80,7 +80,7 @@ def posterior(**changes: float) -> xr.DataTree:
     }
     dims = {"ln_growth_type": "tumour_type", "omega_ln_growth": "tumour_type", "effect_class": "drug_class"}
     dims |= {"effect_drug": "drug", "effect": "drug_type", "omega_effect": "drug_type", "ln_growth": "pdx_model"}
-    dims |= {"phi": "class_pair", "gamma": "class_pair"}
+    dims |= {"phi": "class_pair", "gamma": "class_pair", "responder": "pdx_model"}
     variables = {
         name: (
             ("chain", "draw", *((dims[name],) if name in dims else ())),

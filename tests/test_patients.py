@@ -108,7 +108,7 @@ def test_all_quantities_are_independent():
     key, zero = draw_key(KEY, jnp.int32(0)), jnp.int32(0)
     deviates = deviates_of(
         *(key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4),
-        EVERYTHING._replace(exposure=True, late_visits=True, cut_off=True, resistance=True),
+        EVERYTHING._replace(exposure=True, late_visits=True, cut_off=True, resistance=True, responders=True),
     )
     rows = np.concatenate([np.asarray(leaf).reshape(-1, BLOCK) for leaf in deviates])
     correlation = np.corrcoef(rows)
@@ -126,7 +126,7 @@ def test_hashes_are_the_same_on_every_machine():
 
 def test_no_two_quantities_share_a_dimension_of_the_sequence():
     """As many drugs, combinations and visits as there may be: 47 and 45 places below the dimensions of late visits."""
-    everything = EVERYTHING._replace(exposure=True, late_visits=True, cut_off=True, resistance=True)
+    everything = EVERYTHING._replace(exposure=True, late_visits=True, cut_off=True, resistance=True, responders=True)
     taken = patients._dimensions(patients.Places(tuple(range(47)), tuple(range(45))), 31, everything)
     flat = [one for some in taken.values() for one in some]
     assert len(set(flat)) == len(flat) and max(flat) < sobol.MAX_DIMENSIONS

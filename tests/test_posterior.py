@@ -51,7 +51,7 @@ def values_of(panel: Panel) -> dict[str, np.ndarray]:
     """Every site with draws of its own, chain 1 after chain 0."""
     rng = np.random.default_rng(0)
     values = {}
-    for name in (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "left_out_density"):
+    for name in (*POPULATION, *PDX_MODEL_LEVEL, "responder", "log_likelihood", "left_out_density"):
         shape = (len(labels_of(panel, dim)) for dim in DIMS.get(name, ()))
         values[name] = rng.normal(size=(CHAINS, NUM_DRAWS, *shape))
     return values
@@ -83,7 +83,7 @@ def test_round_trip_keeps_values_labels_and_precision(panel, opened):
     for name in set(POPULATION) - absent:
         assert posterior[name].dtype == np.float64
         np.testing.assert_array_equal(posterior[name], values[name])
-    for name in PDX_MODEL_LEVEL:
+    for name in (*PDX_MODEL_LEVEL, "responder"):
         assert posterior[name].dtype == np.float32
         np.testing.assert_allclose(posterior[name], values[name], rtol=1e-6)
     for name, dims in ((name, dims) for name, dims in DIMS.items() if name not in absent):

@@ -415,6 +415,13 @@ BAD = [
         "trials.0.median_ttr_months",
         "has no time to response",
     ),
+    (ARM + "    num_shrunk: 4\n", 20, "trials.0.num_shrunk", "must be given together"),
+    (
+        ARM + "    num_measured: 9\n    num_shrunk: 0\n",
+        21,
+        "trials.0.num_shrunk",
+        "between num_responders, 1, and num_measured, 9",
+    ),
     (ARM + ARM.removeprefix("trials:\n"), 20, "trials.1", "trials.99 is given twice"),
 ]
 

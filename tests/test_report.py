@@ -39,7 +39,7 @@ from tests.made_up_report import (
     uncertainty_frame,
 )
 from vtrial.errors import InputError
-from vtrial.model_format import DOSE_PRIORS, PRIORS
+from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS
 from vtrial.posterior import POPULATION
 from vtrial.priors import load_priors
 from vtrial.report import (
@@ -444,7 +444,8 @@ def test_every_site_of_the_population_with_a_prior_is_set_beside_it():
     found = fit.prior_posterior(table, priors)
     assert set(found["parameter"]) == {*fit.PRIOR_OF, "omega_ln_growth[BRCA]"}
     # the priors that the model itself reads, by the names it reads them under
-    known = {name for law in DOSE_PRIORS.values() for name in law} | set(PRIORS)
+    laws = *DOSE_PRIORS.values(), *RESPONDER_PRIORS.values()
+    known = {name for law in laws for name in law} | set(PRIORS)
     read = {
         name if name in known else re.sub(r"([^.]*)$", r"ln_\1", name, count=1) for name, _ in fit.PRIOR_OF.values()
     }

@@ -7,8 +7,9 @@ import pytest
 
 from vtrial import cli, experiment, posterior, scorecard, validation
 from vtrial.priors import load_priors
+from vtrial.published_endpoints import MEDIAN_COLUMNS, SHRINKAGE_COLUMNS
 from vtrial.store import RunFolder
-from vtrial.validation import COLUMNS, MEDIAN_COLUMNS, Validation, coverage, summary
+from vtrial.validation import COLUMNS, Validation, coverage, summary
 
 
 def made_up_scores() -> pd.DataFrame:
@@ -68,6 +69,31 @@ def test_the_answer_counts_medians_inside() -> None:
     assert "survival: 1 of 2 published ones" in lines[1] and "1 of 1 in calibration arms" in lines[1]
 
 
+def made_up_shrinkage() -> pd.DataFrame:
+    """Two arms, of which that of a combination is outside."""
+    rows = {name: [""] * 2 for name in SHRINKAGE_COLUMNS}
+    rows |= {
+        "id": [1, 5],
+        "role": ["calibration", "held_out"],
+        "num_shrunk": [4, 9],
+        "num_measured": [10, 10],
+        "pred_mean": [0.5, 0.3],
+        "pred_q05": [0.2, 0.1],
+        "pred_q95": [0.8, 0.6],
+        "mid_p": [0.4, 0.99],
+        "crps": [0.05, 0.4],
+        "inside": [True, False],
+        "counted": [True] * 2,
+    }
+    return pd.DataFrame(rows)[list(SHRINKAGE_COLUMNS)]
+
+
+def test_the_answer_counts_shrinkage_inside() -> None:
+    (line,) = scorecard.shrinkage_lines(made_up_shrinkage())
+    assert "1 of 2 published counts" in line and "1 of 1 in calibration arms" in line
+    assert scorecard.shrinkage_lines(made_up_shrinkage().iloc[:0].astype({"counted": bool})) == []
+
+
 def test_the_answer_says_whether_mice_help() -> None:
     """Constant difference of -2 points to no mice: helped; to the meta-analysis its interval spans 0: undecided."""
     scores = made_up_scores()
@@ -100,7 +126,7 @@ def fitted(tmp_path, monkeypatch):
     monkeypatch.setattr(posterior, "Draws", lambda tree, size: SimpleNamespace(size=size))
     scores = made_up_scores()
     missing = pd.DataFrame({"id": [7], "trial": ["E"], "arm": ["g"], "tumour_type": ["CM"], "reason": ["endocrine"]})
-    result = Validation(scores, missing, summary(scores, 1), coverage(scores), made_up_medians())
+    result = Validation(scores, missing, summary(scores, 1), coverage(scores), made_up_medians(), made_up_shrinkage())
     monkeypatch.setattr(validation, "validate", lambda *_: result)
     return folder.path
 
@@ -115,6 +141,7 @@ def test_command_writes_the_three_files_and_says_what_the_mice_are(fitted, tmp_p
     table = pd.read_csv(out / "validation.csv")
     assert tuple(table.columns) == COLUMNS
     assert list(pd.read_csv(out / "medians.csv")["inside"]) == [True, True, False]
+    assert list(pd.read_csv(out / "shrinkage.csv")["num_shrunk"]) == [4, 9]
     assert list(pd.read_csv(out / "not_predicted.csv")["reason"]) == ["endocrine"]
     page = (out / "validation.html").read_text()
     assert "synthetic data" in page

@@ -7,10 +7,10 @@ from scipy.special import expit
 from vtrial.mouse_prior import PriorDraws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import load_priors
-from vtrial.published import planned, response_rule
+from vtrial.published import any_shrinkage, planned, response_rule
 from vtrial.rates import response_rates
 from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface, logit_of, simulate_surfaces
-from vtrial.trial import simulate
+from vtrial.trial import Endpoints, simulate
 
 
 def test_nodes_are_met_and_quadratics_followed_between_them() -> None:
@@ -43,14 +43,16 @@ def test_no_node_says_more_than_its_count() -> None:
 def test_between_the_nodes_it_is_the_simulation_under_the_hard_rule() -> None:
     """A published arm simulated between the nodes, with the same patients, with and without resistant ones.
 
-    The rate of 4,096 Sobol patients has a standard error of at most that of as many independent ones, 0.8 points; three
-    of two of them, and 0.5 points for the curve between nodes 0.65 and 0.9 apart.
+    Its response rate, and the share in whom target lesions shrink. A rate of 4,096 Sobol patients has a standard error
+    of at most that of as many independent ones, 0.8 points; three of two of them, and 0.5 points for the curve between
+    nodes 0.65 and 0.9 apart.
     """
     priors = load_priors()
-    arm = next(arm for arm in priors.trials if arm.id == 8)
+    arm = next(arm for arm in priors.trials if arm.id == 8).model_copy(update={"num_shrunk": 100, "num_measured": 180})
     draws = PriorDraws(jax.random.key(1), priors, 3)
     sampler, key, size = PriorSampler(jax.random.key(2), priors, 3), jax.random.key(3), 4096
-    table = simulate_surfaces(key, [arm], draws, sampler, priors, {}, size, ("orr",), lambda *_: None)[arm.id, "orr"]
+    both = ("orr", "shrinkage")
+    tables = simulate_surfaces(key, [arm], draws, sampler, priors, {}, size, both, lambda *_: None)
     ((cohort, recist, _, plan),) = planned([arm], draws, sampler, priors, {})
     assert not cohort.subgroups
     for s, loss, share in ((-0.9, -5.3, 0.0), (0.1, -6.3, 0.0), (-1.7, -4.6, 0.0), (0.1, -6.3, 0.4)):
@@ -61,8 +63,12 @@ def test_between_the_nodes_it_is_the_simulation_under_the_hard_rule() -> None:
             resistant_share=jnp.full_like(trial.law.kill_scale, share),
         )
         rule = response_rule(recist)
-        counts, _ = simulate(key, trial._replace(law=law), rule, num_patients=size, numbers="sobol")
-        hard = response_rates(plan, counts, True)["confirmed_orr"][:, 0, -1]
-        found = expit(table.at(np.array([s]), np.array([loss])).with_resistant(share)[:, 0, 0])
-        bound = 3 * np.sqrt(2 * np.maximum(hard * (1 - hard), 1e-3) / size) + 0.005
-        assert (np.abs(found - hard) < bound).all(), (s, loss, found, hard)
+        made = trial._replace(law=law)
+        counts, times = simulate(key, made, rule, num_patients=size, endpoints=Endpoints(num_arms=1), numbers="sobol")
+        assert times is not None
+        shares = response_rates(plan, counts, True)["confirmed_orr"][:, 0, -1], any_shrinkage(times, -1)
+        for name, hard in zip(both, shares, strict=True):
+            table = tables[arm.id, name].at(np.array([s]), np.array([loss]))
+            found = expit(table.with_resistant(share)[:, 0, 0])
+            bound = 3 * np.sqrt(2 * np.maximum(hard * (1 - hard), 1e-3) / size) + 0.005
+            assert (np.abs(found - hard) < bound).all(), (name, s, loss, found, hard)

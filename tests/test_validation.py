@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit
-from scipy.stats import norm
+from scipy.special import expit, logit
+from scipy.stats import binom, norm
 
 from vtrial import published, taught, validation
 from vtrial.calibration import Grid
@@ -14,7 +14,7 @@ from vtrial.medians import Curve
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, load_priors
 from vtrial.published import DAYS
-from vtrial.published_medians import published_median
+from vtrial.published_endpoints import published_median
 from vtrial.report.validation_page import validation_page
 from vtrial.scorecard import answer
 from vtrial.scoring import log_likelihood
@@ -26,7 +26,7 @@ from vtrial.validation import coverage, summary, validate
 MICE, COPIES = 3, 4
 SIZE = MICE * COPIES
 #: two trials of every kind that matters: a drug in two types, a class of two drugs, a combination, counts from memory
-CHOSEN = ("NEMO", "RAMP 201", "MPACT", "MILO", "Ascierto 2013", "COLUMBUS", "METRIC", "GEST", "BELLE-4")
+CHOSEN = ("NEMO", "RAMP 201", "MPACT", "MILO", "Ascierto 2013", "COLUMBUS", "METRIC", "GEST", "BELLE-4", "Doi 2010")
 
 
 def kill_scale(sampler: PriorSampler, priors: Priors, drug: str, tumour_type: str) -> np.ndarray:
@@ -46,7 +46,8 @@ def made_up(
     late = {i: each[:, None] ** (DAYS / 100.0) for i, each in rate.items()}
     progression = {i: Curve(free, np.full(len(free), float(num_patients))) for i, free in late.items()}
     response = {i: Curve(late[i] ** 2, num_patients * each) for i, each in rate.items()}
-    return published.SimulatedArms(rate, null, origin, patients, progression, response)
+    shrunk = {i: np.sqrt(each) for i, each in rate.items()}
+    return published.SimulatedArms(rate, null, origin, patients, progression, response, shrunk)
 
 
 def made_up_surfaces(key, arms, draws, sampler, priors, aliases, num_patients, endpoints, progress, bias):
@@ -133,6 +134,13 @@ def test_every_published_median_is_scored(found) -> None:
     )
 
 
+def test_every_published_shrinkage_is_scored(found) -> None:
+    arms = [arm for arm in load_priors().trials if arm.drugs and arm.trial in CHOSEN and arm.num_shrunk is not None]
+    table = found(load_priors()).shrinkage
+    assert list(table["id"]) == [arm.id for arm in arms] and len(arms) == 1
+    assert list(table["role"]) == ["calibration"] and table["teaches"].all()
+
+
 def test_combinations_and_recalled_arms_teach_nothing(scores) -> None:
     priors = load_priors()
     found = scores(priors)
@@ -166,6 +174,7 @@ def test_summary_coverage_and_page(found) -> None:
         pd.DataFrame({"id": [7], "reason": ["mixed & endocrine"]}),
         means,
         medians,
+        found(load_priors()).shrinkage,
         answer=answer(means, covered),
         marks=["SYNTHETIC MICE"],
         command="vtrial validate --out DIR",
@@ -174,6 +183,7 @@ def test_summary_coverage_and_page(found) -> None:
     )
     assert "<script>" not in page
     assert "MILO" in page[page.index("<h2>Medians") :]
+    assert "24/53" in page[page.index("<h2>Any shrinkage") :]
     assert "mixed &amp; endocrine" in page
     assert "90 % intervals miss" in page
 
@@ -192,6 +202,24 @@ def test_a_median_is_a_normal_observation_of_the_logit_on_its_day_hand_computed(
     alone = log_likelihood(-0.7 + offset, spread, arm.num_responders, arm.num_patients)
     of_median = norm.logpdf(0.0, -0.7, np.sqrt(0.01 + published_one[1] + 0.16))
     np.testing.assert_allclose(found, np.broadcast_to((alone + of_median)[:, None, None], found.shape), rtol=1e-9)
+
+
+def test_shrinkage_is_a_count_beside_the_responders_hand_computed() -> None:
+    """Flat surfaces, no spread between trials: the log binomials, mixed with the resistant; readers move responders."""
+    arm = next(arm for arm in load_priors().trials if arm.trial == "Doi 2010")
+    flat = np.full((1, len(LN_KILL_SCALE), len(LN_LOSS_OF_EFFECT)), 0.3)
+    surfaces = {
+        "orr": Surface(flat - 3.0, np.zeros_like(flat), np.array([-6.0])),
+        "shrinkage": Surface(flat, np.zeros_like(flat), np.array([-1.0])),
+    }
+    grid = Grid(np.linspace(-2.0, 1.0, 5), np.linspace(-7.0, -4.0, 3))
+    found = taught.arm_log_likelihood(arm, surfaces, grid, np.array([0.0, 0.4]), np.array([0.5]), np.zeros(1))
+    assert found.shape == (2, 1, 5, 3)
+    for share, each in zip((0.0, 0.4), found, strict=True):
+        rate = (1 - share) * expit(-2.7) + share * expit(-6.0)
+        shrunk = (1 - share) * expit(0.3) + share * expit(-1.0)
+        expected = binom.logpmf(0, 53, expit(logit(rate) + 0.5)) + binom.logpmf(24, 53, shrunk)
+        np.testing.assert_allclose(each, expected, rtol=1e-9)
 
 
 def test_effective_draws_are_those_of_a_mean_of_alike_groups() -> None:

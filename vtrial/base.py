@@ -14,6 +14,8 @@ import jax
 
 #: bins of the best change, see `endpoints.change_bin`
 CHANGE_BINS = 43
+#: the bin that ends at no change: it and all before it are shrinkage
+NO_CHANGE_BIN = 20
 
 #: RECIST 1.1 follows at most five target lesions; patients with fewer have the rest masked
 MAX_LESIONS = 5
@@ -96,6 +98,9 @@ class PatientLaw(NamedTuple):
     resistant_share : Array [R] or None
         Share of the patients in whom each drug does nothing, as if it had not been given (primary resistance),
         independently of the other drugs; None where there is none.
+    responder_share, responder_shift : Array [] or None
+        Share of patients who respond to whatever they are given, and what is added to the effect of every drug in
+        them; None where the fit has no such component (`vtrial.responders`).
     """
 
     mu_ln_growth: jax.Array
@@ -129,6 +134,8 @@ class PatientLaw(NamedTuple):
     accrual: jax.Array | None = None
     cut_off: jax.Array | None = None
     resistant_share: jax.Array | None = None
+    responder_share: jax.Array | None = None
+    responder_shift: jax.Array | None = None
 
 
 class Schedule(NamedTuple):
@@ -244,6 +251,8 @@ class Deviates(NamedTuple):
         When the patient enters; None without a cut-off.
     resistant_u : Array [R] or None
         Whether the patient is resistant to each drug; None where nobody is.
+    responder_u : Array [] or None
+        Whether the patient responds to whatever is given; None where nobody does.
     """
 
     subgroup_u: jax.Array
@@ -268,6 +277,7 @@ class Deviates(NamedTuple):
     visit_delay_e: Any = None
     entry_u: Any = None
     resistant_u: Any = None
+    responder_u: Any = None
 
 
 class Patients(NamedTuple):

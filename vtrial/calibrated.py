@@ -47,7 +47,7 @@ def hidden_arms(arms: Sequence[TrialArm], left_out: Collection[str]) -> set[int]
 
 def own_trials(experiment: Experiment, priors: Priors, hidden: Collection[int]) -> list[str]:
     """Trials that taught of a drug of the experiment in its own tumour type: outcomes that its rates have seen."""
-    from vtrial.published_medians import ENDPOINTS, teaches
+    from vtrial.published_endpoints import ENDPOINTS, teaches
 
     asked = {
         (priors.drug(name).name, cohort.tumour_type)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,20 +18,23 @@ class MouseDraws(NamedTuple):
     effect: np.ndarray  # [D, S] fraction of growth removed in the cell (PDX model x treatment) of the mouse, float32
 
 
-def mouse_draws(key: jax.Array, model: Callable, arrays: Any, draws: dict[str, np.ndarray]) -> MouseDraws:
+def mouse_draws(
+    key: jax.Array, model: Callable, arrays: Any, draws: dict[str, np.ndarray], responder: np.ndarray | None = None
+) -> MouseDraws:
     """Draws of mice and cells from their exact conditional, given unconstrained draws [D, ...] of all else.
 
     `model` is one built with ``mouse_level=True``. The coefficients are drawn given the curve, the effect given the
     coefficients, of which alone it knows anything. Several mice of one cell have one effect, which is explicit.
+    `responder` [D, M] says which PDX models are common responders, in a fit that has such (:mod:`vtrial.responders`).
     """
-    transform = partial(constrain_fn, model, (arrays,), {}, return_deterministic=True)
     flat = {k: jnp.asarray(v) for k, v in draws.items()}
     size = next(iter(draws.values())).shape[0]
 
     def one(each):
-        key, z = each
+        key, z, given = each
         key_mouse, key_cell = jax.random.split(key)
-        sites = transform(z)
+        own = arrays if given is None else arrays._replace(responder=given)
+        sites = constrain_fn(model, (own,), {}, z, return_deterministic=True)
         mean, covariance = sites["mouse_mean"], sites["mouse_covariance"]
         # a coefficient that the curve fixes has a variance of 0 up to rounding, which has no Cholesky factor
         value, vector = jnp.linalg.eigh(covariance)
@@ -44,5 +46,6 @@ def mouse_draws(key: jax.Array, model: Callable, arrays: Any, draws: dict[str, n
         deviation = jnp.sqrt(jnp.maximum(variance, 0.0)) * jax.random.normal(key_cell, centre.shape, centre.dtype)
         return coefficient.astype(jnp.float32), (centre + deviation).astype(jnp.float32)
 
-    drawn = jax.jit(lambda each: jax.lax.map(one, each))((jax.random.split(key, size), flat))
+    given = None if responder is None else jnp.asarray(responder)
+    drawn = jax.jit(lambda each: jax.lax.map(one, each))((jax.random.split(key, size), flat, given))
     return MouseDraws(*(np.asarray(x) for x in drawn))

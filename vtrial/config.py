@@ -100,6 +100,10 @@ class FitConfig(Section):
         default="none",
         description="law of effect against dose of drugs at several doses; none: a dose is a drug of its own",
     )
+    responders: Literal["none", "common"] = Field(
+        default="none",
+        description="common: a few PDX models respond better to every drug, by one shift; none: no such component",
+    )
     reference_doses: dict[Text, Annotated[float, Field(gt=0)]] = Field(
         default={},
         description="drug: dose whose effect is that of the drug, in the table's unit; its largest where left out",

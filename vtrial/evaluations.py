@@ -278,7 +278,9 @@ def validate(
     quick: Annotated[bool, typer.Option("--quick", help="256 draws, for a first look; the page says so.")] = False,
     teach: Annotated[
         Literal["orr", "all"],
-        typer.Option(help="What trials teach: responders alone, or medians of PFS and time to response too."),
+        typer.Option(
+            help="What trials teach: responders alone, or medians of PFS and time to response and shrinkage too."
+        ),
     ] = "all",
     classes: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only arms whose drugs are all of these mechanism classes.")
@@ -291,7 +293,7 @@ def validate(
     devices = devices_of(device, "auto")
     from vtrial import scorecard
     from vtrial.priors import load_priors
-    from vtrial.published_medians import ENDPOINTS
+    from vtrial.published_endpoints import ENDPOINTS
     from vtrial.taught import Settings
 
     endpoints = ENDPOINTS if teach == "all" else ENDPOINTS[:1]

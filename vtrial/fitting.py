@@ -25,14 +25,19 @@ from vtrial.inference import fit
 from vtrial.inputs import Inputs, covariate_priors, dose_response
 from vtrial.loo import left_out_density, loo_table
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import DOSE_PRIORS, PRIORS, CurveShape
+from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS, CurveShape
 from vtrial.panel import build_panel
 from vtrial.posterior import NUM_CELL_DRAWS, PDX_MODEL_LEVEL, POPULATION, spread_evenly, to_datatree
 from vtrial.progress import Progress
+from vtrial.residual_scales import ln_sigma
+from vtrial.responders import drawn as drawn_responders
 from vtrial.stopping import fit_stopping_rule
 from vtrial.store import RunFolder
 
 LOG = logging.getLogger("vtrial")
+#: further sites that a fit with common responders needs at its end
+OF_RESPONDERS = ("responder_probability", "effect_site_common", "lone_density", "lone_density_common")
+OF_RESPONDERS += ("log_likelihood_pdx_model",)
 
 
 def fit_stage(
@@ -62,27 +67,35 @@ def fit_stage(
     panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells, doses, config.covariates)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
-    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "effect_site_scale")
+    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "effect_site_scale", *OF_RESPONDERS)
     chosen = devices_for(fit_kind(device))
     checkpoint = Checkpoint(folder, "fit", {"fit key": inputs.fit_key, "platform": chosen[0].platform})
     with jax.enable_x64(True), jax.default_device(chosen[0]):
         arrays = arrays_of(panel, evidence)
-        prior = inputs.priors.distributions((*PRIORS, *DOSE_PRIORS[config.dose_response]))
+        names = (*PRIORS, *DOSE_PRIORS[config.dose_response], *RESPONDER_PRIORS[config.responders])
+        prior = inputs.priors.distributions(names)
         own = covariate_priors(experiment, inputs.priors, panel.labels.drug_class)
         prior |= {f"covariates.{key}": inputs.priors.distribution(name) for key, name in own.items()}
-        model = build_model(panel, prior)
+        model = build_model(panel, prior, responders=config.responders)
         first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
         key, collective = jax.random.key(config.seed), ("ln_growth",)
         result = fit(key, model, arrays, first, config, sites, progress, chosen, collective, checkpoint)
+        values = result.values
+        if config.responders == "common":
+            values = drawn_responders(jax.random.fold_in(key, 2), values, panel.sites.pdx_model)
         progress("mice and cells", 0, 1)
         index = spread_evenly(min(NUM_CELL_DRAWS, config.chains * config.draws), config.chains * config.draws)
         chosen_draws = {k: v.reshape(-1, *v.shape[2:])[index] for k, v in result.draws.items()}
-        key = jax.random.fold_in(key, 1)
-        within = mouse_draws(key, build_model(panel, prior, mouse_level=True), arrays, chosen_draws)
+        key, responder = jax.random.fold_in(key, 1), None
+        if config.responders == "common":
+            responder = values["responder"].reshape(-1, values["responder"].shape[-1])[index]
+        of_mice = build_model(panel, prior, mouse_level=True, responders=config.responders)
+        within = mouse_draws(key, of_mice, arrays, chosen_draws, responder)
     cells_kept = {"index": index, "effect": within.effect}
     if config.mouse_level:
-        ln_sigma = chosen_draws["ln_sigma"].astype(np.float32)
-        cells_kept |= {"coefficient": within.coefficient, "ln_sigma": ln_sigma}
+        mean, spread = (result.values[name].ravel()[index, None] for name in ("mu_ln_sigma", "omega_ln_sigma"))
+        scale = ln_sigma(panel.scales, mean, spread, chosen_draws["ln_sigma_z"])
+        cells_kept |= {"coefficient": within.coefficient, "ln_sigma": scale.astype(np.float32)}
     attributes = {
         "experiment": experiment.name,
         "fit_key": inputs.fit_key,
@@ -92,8 +105,8 @@ def fit_stage(
         "synthetic": int(experiment.data.synthetic),
         "quick": int(experiment.is_quick),
     }
-    left_out = left_out_density(panel, result.values, result.draws)
-    values = {**result.values, "left_out_density": left_out.pdx_model}
+    left_out = left_out_density(panel, values, result.draws)
+    values = {**values, "left_out_density": left_out.pdx_model}
     curves = curve_quantiles(within.coefficient, inputs.dataset, panel.labels.mouse, curve_shape(config))
     stopping_rule = np.asarray(stopping.coefficient)
     tree = to_datatree(panel, values, result.stats, cells_kept, attributes, stopping_rule, curves)

@@ -115,7 +115,9 @@ def inhibition(
     site = {name: jnp.asarray(draws.get(name), jnp.float32) for name in ("loss", "slowing", "mu_intercept")}
     mu_ln_growth = law.mu_ln_growth + engraftment_bias * law.omega_ln_growth**2
     terms = (mu_ln_growth, law.omega_ln_growth, law.effect_mean, law.effect_sd, law.phi, law.gamma,
-             law.omega_combination, site["loss"], site["slowing"], site["mu_intercept"])  # fmt: skip
+             law.omega_combination, site["loss"], site["slowing"], site["mu_intercept"],
+             law.responder_share, law.responder_shift)  # fmt: skip
+    deviates.append(jax.random.uniform(jax.random.fold_in(key, 4), (NUM_MODELS,)))
     found = _simulate(
         terms, tuple(deviates), jnp.asarray(np.stack(columns)[:, order]), given, jnp.float32(day), shape=shape
     )
@@ -127,7 +129,7 @@ def inhibition(
 @partial(jax.jit, static_argnames=("shape",))
 def _simulate(terms, deviates, columns, given, day, *, shape):
     """Median, share regressing and first models; draws one after the other, so that memory stays bounded."""
-    growth_z, effect_z, combination_z = deviates
+    growth_z, effect_z, combination_z, responder_u = deviates
     level, t, waning = time_courses(day[None], shape)[0]
     fixed = fixed_course(day[None], shape)[0]
 
@@ -135,13 +137,15 @@ def _simulate(terms, deviates, columns, given, day, *, shape):
         number, term = each
         # other models in other draws, so that those kept are as good as all
         first = number * NUM_KEPT % NUM_MODELS
-        mu, omega, mean, spread, phi, gamma, omega_combination, loss, slowing, start = term
+        mu, omega, mean, spread, phi, gamma, omega_combination, loss, slowing, start, share, shift = term
         growth = jnp.exp(mu + omega * growth_z[:, 0])
         drift = fixed + (level - 1.0) * start  # of a tumour of the usual size; 0 where growth is exponential
         control = jnp.expm1(drift + growth * (t - slowing * waning))
 
         def of_column(member):
             effect = mean.T[member] + spread[None, :] * effect_z
+            if share is not None:
+                effect = effect + jnp.where(responder_u < share, shift, 0.0)[:, None]
 
             def of_set(present, z):
                 joint = jax.vmap(combine, in_axes=(0, None, None, None))(effect, phi, gamma, present)

@@ -18,7 +18,7 @@ from vtrial.dosing import calendar, describe, relative_dose_rate
 from vtrial.errors import InputError
 from vtrial.evidence import read_evidence
 from vtrial.experiment import fit_key, run_key
-from vtrial.model_format import DOSE_PRIORS, FIT_FORMAT, PRIORS
+from vtrial.model_format import DOSE_PRIORS, FIT_FORMAT, PRIORS, RESPONDER_PRIORS
 from vtrial.priors import Priors, load_priors
 from vtrial.progress import LOG
 from vtrial.store import default_run_dir
@@ -113,7 +113,8 @@ def read_inputs(experiment: Experiment, known: dict[str, Any] | None = None) -> 
     for i, cohort in enumerate(experiment.trial.cohorts):
         _check_cohort(experiment, i, cohort, priors)
     entries = covariate_priors(experiment, priors, sorted(set(drug_class.values()))).values()
-    names = (*PRIORS, *DOSE_PRIORS[experiment.fit.dose_response], *entries)
+    config = experiment.fit
+    names = (*PRIORS, *DOSE_PRIORS[config.dose_response], *RESPONDER_PRIORS[config.responders], *entries)
     used = hashlib.sha256(json.dumps([priors.content(names), drug_class], sort_keys=True).encode()).hexdigest()
     key = fit_key(experiment, dataset.sha256, [file_sha256(p) for p in experiment.evidence_paths()], used, FIT_FORMAT)
     return Inputs(

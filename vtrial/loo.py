@@ -26,6 +26,7 @@ from vtrial.diagnostics import compared_elpd, pointwise_elpd
 from vtrial.errors import InputError
 from vtrial.panel import Panel
 from vtrial.posterior import shape_of
+from vtrial.residual_scales import ln_sigma
 
 #: k-hat above which a density that was left out is not to be relied on (Vehtari et al. 2017)
 LARGEST_K = 0.7
@@ -60,13 +61,19 @@ def left_out_density(panel: Panel, values: Mapping[str, np.ndarray], draws: Mapp
         return flat(values[name])
 
     curves, sites, combinations, kind = panel.curves, panel.sites, panel.combinations, panel.pdx_model_type
-    growth, ln_sigma = flat(draws["ln_growth"]), flat(draws["ln_sigma"])
+    growth = flat(draws["ln_growth"])
+    mean, spread = value("mu_ln_sigma")[:, None], value("omega_ln_sigma")[:, None]
+    ln_scale = ln_sigma(panel.scales, mean, spread, flat(draws["ln_sigma_z"]))
     of_growth = _log_normal(growth, value("ln_growth_type")[:, kind], value("omega_ln_growth")[:, kind])
-    of_sigma = _log_normal(ln_sigma, value("mu_ln_sigma")[:, None], value("omega_ln_sigma")[:, None])
-    of_sigma -= _near(ln_sigma)
+    of_sigma = _log_normal(ln_scale, mean, spread) - _near(ln_scale)
 
     mouse = value("log_likelihood") + of_sigma
-    whole = mouse @ _membership(curves.pdx_model, panel) + of_growth - _near(growth)
+    members = _membership(curves.pdx_model, panel)
+    if "log_likelihood_pdx_model" in values:  # the mice of a PDX model share what is summed over
+        whole = value("log_likelihood_pdx_model") + of_sigma @ members
+    else:
+        whole = mouse @ members
+    whole = whole + of_growth - _near(growth)
     shared = np.flatnonzero(combinations.shared >= 0)
     owners = {"effect_site_z": sites.pdx_model, "combination_cell_z": combinations.pdx_model[shared]}
     for name, owner in owners.items():
@@ -90,6 +97,9 @@ def left_out_density(panel: Panel, values: Mapping[str, np.ndarray], draws: Mapp
         mean = value("effect")[:, cell]
         if panel.covariates is not None:
             mean = mean + value("covariate_effect") @ panel.covariates.site[lone].T
+        if "responder" in values:  # given the effect the curve does not know whether it is that of a responder
+            mean = mean + value("responder_shift")[:, None] * value("responder")[:, sites.pdx_model[lone]]
+            mouse[:, sites.mouse[lone]] = value("lone_density")[:, lone] + of_sigma[:, sites.mouse[lone]]
         prior = _log_normal(value("effect_site")[:, lone], mean, value("omega_effect")[:, cell])
         mouse[:, sites.mouse[lone]] += _log_normal(z, 0.0, 1.0) - np.log(scale) - prior
     return LeftOut(mouse.reshape(*leading, -1), whole.reshape(*leading, -1))

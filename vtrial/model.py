@@ -30,7 +30,11 @@ from vtrial.dose_response import strength
 from vtrial.evidence import Evidence
 from vtrial.growth_laws import reference_bend
 from vtrial.marginal import GroupedNormal, LinearGaussianMarginal, Whitened
+from vtrial.model_format import RESPONDER_PRIORS
 from vtrial.panel import Censored, Combinations, Covariates, Curves, Dosed, Panel, Sites
+from vtrial.residual_scales import ScaleCoordinate, ln_sigma, prior_of_z
+from vtrial.responders import log_density as log_density_of_effect
+from vtrial.responders import log_share_above, two_components
 from vtrial.treatment import combine, joint_effect
 
 # numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
@@ -48,9 +52,11 @@ class ModelArrays(NamedTuple):
     pdx_model_type: jax.Array
     drug_class: jax.Array
     drug_type_drug: jax.Array
+    scales: ScaleCoordinate
     evidence: Evidence | None
     dosed: Dosed | None = None
     covariates: Covariates | None = None
+    responder: jax.Array | None = None  # [M] 0 or 1, given in the place of being summed over (`vtrial.responders`)
 
 
 def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
@@ -63,6 +69,7 @@ def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
         panel.pdx_model_type,
         panel.drug_class,
         panel.drug_type_drug,
+        panel.scales,
         evidence,
         panel.dosed,
         panel.covariates,
@@ -124,6 +131,14 @@ def _covariate_effects(labels, prior):
     normals = [prior[f"covariates.{name}.{drug_class}"] for drug_class, name in pairs]
     loc, scale = (jnp.stack([jnp.asarray(getattr(one, name)) for one in normals]) for name in ("loc", "scale"))
     return sample("covariate_effect", dist.Normal(loc, scale).to_event(1))
+
+
+def _responders(prior, responders: str) -> tuple[Any, Any]:
+    """Sample the share of common responders and their shift; two None without such."""
+    if responders == "none":
+        return None, None
+    names = RESPONDER_PRIORS[responders]
+    return sample("responder_share", prior[names[0]]), sample("responder_shift", prior[names[1]])
 
 
 def _mouse_level(prior, mean_ln_growth):
@@ -211,8 +226,20 @@ def _curves(shared, arrays: ModelArrays, sigma, growth, effect, spread, part: sl
     return _Part(mean, covariance, whitened, density, effect, spread, effect_loading(shared, growth[part], spread))
 
 
+def _moved(shared, part: _Part, growth, by) -> _Part:
+    """The same mice under an effect that is larger by `by` [S], with the same covariances."""
+    direction = jnp.stack([jnp.zeros_like(growth), -growth, shared["loss"] * growth], axis=-1)
+    whitened, gained = part.whitened.moved(direction, by)
+    return part._replace(
+        mean=part.mean + by[:, None] * direction,
+        whitened=whitened,
+        log_density=part.log_density + gained,
+        effect=part.effect + by,
+    )
+
+
 def build_model(
-    panel: Panel, prior: Mapping[str, dist.Distribution], mouse_level: bool = False
+    panel: Panel, prior: Mapping[str, dist.Distribution], mouse_level: bool = False, responders: str = "none"
 ) -> Callable[[ModelArrays], None]:
     """The NumPyro model of a panel, a function of its arrays.
 
@@ -226,6 +253,9 @@ def build_model(
         Whether to record what is known of the coefficients of every mouse given all else: ``mouse_mean`` [S, 3] and
         ``mouse_covariance`` [S, 3, 3] of ``(eta, s, c)``, and how they hang together with the effect of the mouse's
         cell. The density is the same.
+    responders
+        "common": some PDX models respond to whatever they are given (:mod:`vtrial.responders`). Which do is summed
+        over, or given (`ModelArrays.responder`), as `mouse_level` needs it.
     """
     labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.shape)
     num_mice, num_sites = len(labels.mouse), len(labels.pdx_model_drug)
@@ -242,7 +272,8 @@ def build_model(
         mu_ln_sigma = sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
         omega_ln_sigma = sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
         with numpyro.plate("mouse", num_mice):
-            sigma = jnp.exp(sample("ln_sigma", dist.Normal(mu_ln_sigma, omega_ln_sigma)))
+            sigma_z = sample("ln_sigma_z", dist.Normal(*prior_of_z(arrays.scales, mu_ln_sigma, omega_ln_sigma)))
+        sigma = jnp.exp(deterministic("ln_sigma", ln_sigma(arrays.scales, mu_ln_sigma, omega_ln_sigma, sigma_z)))
         growth = jnp.exp(ln_growth)[curves.pdx_model]
         # strength of the doses; None, and nothing is multiplied, where every drug has one dose
         dose = cell_dose = None
@@ -257,6 +288,12 @@ def build_model(
             shift, site_shift = (rows @ covariate_effect for rows in (arrays.covariates.single, arrays.covariates.site))
             between = jnp.square(arrays.covariates.spread) @ jnp.square(covariate_effect)
             omega_marginal = jnp.sqrt(jnp.square(omega_effect) + between)
+        share, common = _responders(prior, responders)
+        if common is not None and arrays.responder is not None:  # a shift as any other
+            numpyro.factor("responder", jnp.sum(jnp.log(jnp.where(arrays.responder > 0.0, share, 1.0 - share))))
+            own = common * arrays.responder
+            given = own[curves.pdx_model[:num_single]], own[arrays.sites.pdx_model]
+            shift, site_shift = given if shift is None else (shift + given[0], site_shift + given[1])
 
         # single agents and controls: an effect is integrated out with the mouse unless several mice or a censored one
         # share it
@@ -285,6 +322,13 @@ def build_model(
         effect_single, spread_single = jnp.where(treated, mean, 0.0), spread
         parts = [_curves(shared, arrays, sigma, growth, effect_single, spread_single, single, bend)]
 
+        # the same mice, were all PDX models common responders: everything behind a density moves, no covariance does
+        moved: list[_Part] = []
+        if common is not None and arrays.responder is None:
+            by = jnp.where(treated, common, 0.0)
+            by = by if dose is None else by * dose
+            moved = [_moved(shared, parts[0], growth[single], by)]
+
         site_effect = site_mean
         if num_cells:
             # the effect behind a combination is drawn given its lone mouse, so that its z stays standard normal
@@ -293,23 +337,38 @@ def build_model(
             if dose is not None:  # the site's effect is that at the reference dose, the mouse has another
                 loading = loading * dose[lone][:, None, None]
             shift, reduction = parts[0].whitened.take(lone).condition(loading)
+            rule, spread = _combination_rule(labels, prior, arrays, num_shared, cell_dose)
+            prior_mean = site_mean
             site_mean = site_mean + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
             site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction[:, 0, 0], 0.0))
             site_effect = deterministic("effect_site", site_mean + site_scale * site_z)
             deterministic("effect_site_scale", site_scale)
-            joint, spread = _combination_effects(labels, prior, arrays, site_effect, num_shared, cell_dose)
-            rest = slice(num_single, None)
+            joint, rest = rule(site_effect), slice(num_single, None)
             cell = curves.combination_cell[rest]
             parts.append(_curves(shared, arrays, sigma, growth, joint[cell], spread[cell], rest, bend))
+            if moved and common is not None:
+                shift, _ = moved[0].whitened.take(lone).condition(loading)
+                mean = prior_mean + common + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
+                by = rule(deterministic("effect_site_common", mean + site_scale * site_z)) - joint
+                deterministic("lone_density", parts[0].log_density[lone])
+                deterministic("lone_density_common", moved[0].log_density[lone])
+                moved.append(_moved(shared, parts[1], growth[rest], by[cell]))
 
         elif num_sites:
             deterministic("effect_site", site_mean + site_scale * site_z)
+            if moved and common is not None:
+                deterministic("effect_site_common", site_mean + common + site_scale * site_z)
 
         log_density = jnp.concatenate([part.log_density for part in parts])
+        moved_density = jnp.concatenate([part.log_density for part in moved]) if moved else None
         hidden: list[jax.Array] = []
         if num_censored:
-            log_below, *hidden = _censored_density(parts, arrays, sigma, num_single)
+            u = sample("censored_u", dist.Uniform(0.0, 1.0).expand(arrays.censored.present.shape).to_event(2))
+            log_below, *hidden = _censored_density(u, parts, arrays, sigma, num_single)
             log_density = log_density.at[arrays.censored.mouse].add(log_below)
+            if moved_density is not None:
+                log_below, *_ = _censored_density(u, moved, arrays, sigma, num_single)
+                moved_density = moved_density.at[arrays.censored.mouse].add(log_below)
         if mouse_level:
             within = list(parts)
             if num_cells:
@@ -332,16 +391,27 @@ def build_model(
             deterministic("cell_effect", jnp.concatenate([part.effect for part in within]))
             deterministic("cell_spread", jnp.concatenate([part.spread for part in within]))
             deterministic("cell_loading", jnp.concatenate([part.loading for part in within])[..., 0])
-        deterministic("log_likelihood", log_density)
-        numpyro.factor("curves", jnp.sum(log_density))
+        if moved_density is None:
+            deterministic("log_likelihood", log_density)
+            numpyro.factor("curves", jnp.sum(log_density))
+        else:
+            both = two_components(
+                share, log_density, moved_density, jnp.asarray(curves.pdx_model), len(labels.pdx_model)
+            )
+            deterministic("log_likelihood", both.mouse)
+            deterministic("log_likelihood_pdx_model", both.pdx_model)
+            deterministic("responder_probability", both.probability)
+            numpyro.factor("curves", jnp.sum(both.pdx_model))
         if arrays.evidence is not None:
-            numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_marginal))
+            numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_marginal, share, common))
 
     return model
 
 
-def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_shared: int, dose):
-    """Mean effect and spread of every combination cell, [C] each; `dose` is the strength [C, D] of the doses, or None.
+def _combination_rule(labels, prior, arrays: ModelArrays, num_shared: int, dose):
+    """Sample the rule: a function of the effects at the sites to the mean effect of every combination cell, [C].
+
+    Returns with it the spread of the cells, [C]; `dose` is the strength [C, D] of the doses, or None.
 
     Doses act as exposure does in patients: gamma goes with both strengths, the deviation of a cell with their
     geometric mean (:func:`vtrial.treatment.joint_effect`).
@@ -355,25 +425,34 @@ def _combination_effects(labels, prior, arrays: ModelArrays, site_effect, num_sh
     with numpyro.plate("class_pair", len(labels.class_pair)):
         phi = deterministic("phi", mu_phi + omega_phi * sample("phi_z", dist.Normal(0.0, 1.0)))
         gamma = deterministic("gamma", mu_gamma + omega_gamma * sample("gamma_z", dist.Normal(0.0, 1.0)))
-    effect, present = site_effect[combinations.site], jnp.asarray(combinations.present)
+    present = jnp.asarray(combinations.present)
     factors = phi[combinations.pair], gamma[combinations.pair]
-    if dose is None:
-        joint = combine(effect, *factors, present)
-    else:
-        one, none = jnp.ones_like(effect), jnp.zeros(effect.shape[0])
-        joint = jax.vmap(joint_effect)(effect, one, dose, one, *factors, none, present)
+    if dose is not None:
         num_given = jnp.sum(present, axis=-1)
         omega = omega * jnp.exp(jnp.sum(jnp.where(present, jnp.log(dose), 0.0), axis=-1) / num_given)
     # where several mice share a cell its deviation is common to them; elsewhere it is integrated out with the mouse
-    if not num_shared:
-        return joint, jnp.broadcast_to(omega, joint.shape)
-    shared = combinations.shared >= 0
-    z = sample("combination_cell_z", dist.Normal(0.0, 1.0).expand([num_shared]).to_event(1))
-    return joint + jnp.where(shared, omega * z[combinations.shared], 0.0), jnp.where(shared, 0.0, omega)
+    shared, deviation = combinations.shared >= 0, None
+    if num_shared:
+        z = sample("combination_cell_z", dist.Normal(0.0, 1.0).expand([num_shared]).to_event(1))
+        deviation = jnp.where(shared, omega * z[combinations.shared], 0.0)
+
+    def rule(site_effect):
+        effect = site_effect[combinations.site]
+        if dose is None:
+            joint = combine(effect, *factors, present)
+        else:
+            one, none = jnp.ones_like(effect), jnp.zeros(effect.shape[0])
+            joint = jax.vmap(joint_effect)(effect, one, dose, one, *factors, none, present)
+        return joint if deviation is None else joint + deviation
+
+    spread = jnp.broadcast_to(omega, shared.shape)
+    return rule, jnp.where(shared, 0.0, spread) if num_shared else spread
 
 
-def _censored_density(parts: list[_Part], arrays: ModelArrays, sigma, num_single: int):
+def _censored_density(u, parts: list[_Part], arrays: ModelArrays, sigma, num_single: int):
     """Log P(measurements below the limit | the uncensored ones) of each mouse that has such, and its coefficients.
+
+    `u` [Q, K] are standard uniform.
 
     Returns that log mass [Q], and the mean [Q, 3] and covariance [Q, 3, 3] of the coefficients given all measurements.
     The hidden ln volumes are sampled one after the other, each from its normal given the ones before it and truncated
@@ -382,7 +461,6 @@ def _censored_density(parts: list[_Part], arrays: ModelArrays, sigma, num_single
     """
     censored = arrays.censored
     num_mice, num_rows = censored.present.shape
-    u = sample("censored_u", dist.Uniform(0.0, 1.0).expand([num_mice, num_rows]).to_event(2))
     from_single = censored.mouse < num_single
     index = (jnp.where(from_single, censored.mouse, 0), jnp.where(from_single, 0, censored.mouse - num_single))
     means, covariances = [], []
@@ -438,12 +516,24 @@ def _truncated_normal_jvp(primals, tangents):
     return x, by_u * tangents[0] + by_bound * tangents[1]
 
 
-def evidence_density(evidence: Evidence, effect: jax.Array, omega_effect: jax.Array) -> jax.Array:
-    """Log likelihood of all rows, given mean and spread of the effect of every drug x tumour type."""
+def evidence_density(
+    evidence: Evidence, effect: jax.Array, omega_effect: jax.Array, share: Any = None, common: Any = None
+) -> jax.Array:
+    """Log likelihood of all rows, given mean and spread of the effect of every drug x tumour type.
+
+    `share` and `common` are those of common responders (:mod:`vtrial.responders`), if there are any.
+    """
     mean, spread = effect[evidence.count_cell], omega_effect[evidence.count_cell]
-    above = (mean - evidence.threshold) / spread
-    log_above, log_below = log_ndtr(jnp.stack([above, -above]))
+    if share is None:
+        above = (mean - evidence.threshold) / spread
+        log_above, log_below = log_ndtr(jnp.stack([above, -above]))
+    else:
+        log_above, log_below = log_share_above(evidence.threshold, mean, spread, share, common)
     counts = evidence.r * log_above + (evidence.n - evidence.r) * log_below
+    mean = effect[evidence.effect_cell]
     spread = jnp.sqrt(jnp.square(omega_effect[evidence.effect_cell]) + jnp.square(evidence.effect_se))
-    observed = norm.logpdf(evidence.effect, effect[evidence.effect_cell], spread)
+    if share is None:
+        observed = norm.logpdf(evidence.effect, mean, spread)
+    else:
+        observed = log_density_of_effect(evidence.effect, mean, spread, share, common)
     return jnp.sum(counts) + jnp.sum(observed)

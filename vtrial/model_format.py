@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 #: raised whenever the numbers that a fit gives change
-FIT_FORMAT = 5
+FIT_FORMAT = 6
 
 
 class CurveShape(NamedTuple):
@@ -56,4 +56,9 @@ DOSE_PRIORS = {
     "none": (),
     "emax": ("dose_response.ln_ed50", "dose_response.ln_hill"),
     "log_linear": ("dose_response.ln_slope",),
+}
+#: the same of PDX models that respond to whatever they are given
+RESPONDER_PRIORS = {
+    "none": (),
+    "common": ("classes.default.responder_share", "classes.default.responder_shift"),
 }

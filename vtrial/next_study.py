@@ -34,6 +34,7 @@ from vtrial.growth_laws import REFERENCE_DAYS, reference_bend, time_courses
 from vtrial.inputs import marks, read_inputs
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws, shape_of
+from vtrial.responders import SITES
 from vtrial.store import ORR_DRAWS, RunFolder
 from vtrial.translation import plan_cohort
 from vtrial.treatment import combine
@@ -64,6 +65,8 @@ class MouseLaw(NamedTuple):
     sigma : ndarray [D]
         Root mean square residual SD of ln volume.
     prevalence : ndarray [B]
+    responder_share, responder_shift : ndarray [D] or None
+        Of common responders, where the fit has such.
     """
 
     mu_ln_growth: np.ndarray
@@ -78,6 +81,8 @@ class MouseLaw(NamedTuple):
     waned: np.ndarray
     sigma: np.ndarray
     prevalence: np.ndarray
+    responder_share: np.ndarray | None = None
+    responder_shift: np.ndarray | None = None
 
 
 def mouse_law(law: PatientLaw, draws: Draws, prevalence: np.ndarray, shape: CurveShape) -> MouseLaw:
@@ -93,22 +98,28 @@ def mouse_law(law: PatientLaw, draws: Draws, prevalence: np.ndarray, shape: Curv
         waned=1.0 - bend * draws.get("loss"),
         sigma=np.exp(draws.get("mu_ln_sigma") + draws.get("omega_ln_sigma") ** 2) * (REFERENCE_DAYS / seen_days),
         prevalence=np.asarray(prevalence, float),
+        **{name: np.asarray(getattr(law, name), float) for name in SITES if getattr(law, name) is not None},
     )
 
 
 class Normals(NamedTuple):
-    """Standard normals of L PDX models; `subgroup_u` is uniform."""
+    """Standard normals of L PDX models; `subgroup_u` and `responder_u` are uniform."""
 
     growth: np.ndarray  # [L]
     effect: np.ndarray  # [L, R]
     combination: np.ndarray  # [L]
     subgroup_u: np.ndarray  # [L]
+    responder_u: np.ndarray | None = None  # [L]
 
 
-def draw_normals(rng: np.random.Generator, size: int, num_drugs: int) -> Normals:
+def draw_normals(rng: np.random.Generator, size: int, num_drugs: int, responders: bool = False) -> Normals:
     """Fresh ones for `size` models."""
     return Normals(
-        rng.standard_normal(size), rng.standard_normal((size, num_drugs)), rng.standard_normal(size), rng.random(size)
+        rng.standard_normal(size),
+        rng.standard_normal((size, num_drugs)),
+        rng.standard_normal(size),
+        rng.random(size),
+        rng.random(size) if responders else None,
     )
 
 
@@ -129,6 +140,9 @@ def cell_rates(law: MouseLaw, normals: Normals) -> tuple[np.ndarray, np.ndarray]
     subgroup = np.searchsorted(np.cumsum(law.prevalence)[:-1], normals.subgroup_u, side="right")
     mean = np.swapaxes(law.effect_mean[:, :, subgroup], 1, 2)
     effect = mean + law.effect_sd[:, None, :] * normals.effect
+    if law.responder_share is not None and law.responder_shift is not None and normals.responder_u is not None:
+        responds = normals.responder_u < law.responder_share[:, None]
+        effect = effect + (law.responder_shift[:, None] * responds)[:, :, None]
     arms = [np.zeros_like(growth), *np.moveaxis(effect, -1, 0)]
     if effect.shape[-1] > 1:
         joint = np.asarray(_joint(*(jnp.asarray(x, jnp.float32) for x in (effect, law.phi, law.gamma))), float)
@@ -151,7 +165,7 @@ def study_summary(
     Fractions are those of the mean rates, their spread over PDX models the log-SD of the cells' rates; with squares and
     products of the fractions. `num_mice` None is a study without noise.
     """
-    normals = draw_normals(rng, num_models, law.effect_sd.shape[1])
+    normals = draw_normals(rng, num_models, law.effect_sd.shape[1], law.responder_share is not None)
     cells, growth = cell_rates(law, normals)
     if num_mice is not None:
         scale = np.sqrt(noise_variance(law, growth, days) / num_mice)

@@ -164,6 +164,9 @@ class _KnownModels:
                 kept, strength = self._at_reference.get((model, dose.drug)), draws.dose_strength(dose)
                 if strength is not None and (kept is None or dose.amount > kept[0]):
                     self._at_reference[model, dose.drug] = dose.amount, values / strength
+        self._responder: dict[str, np.ndarray] = {}
+        if "responder" in draws:
+            self._responder = dict(zip(draws.labels("pdx_model"), draws.get("responder").T, strict=True))
         self._dataset = dataset
         self._law: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         # those of PDX models that were left out of the fit count too: they are known before any mouse
@@ -227,7 +230,16 @@ class _KnownModels:
         mean, spread = self._law[tumour_type, drug]
         if self._covariates is not None:
             mean = mean + self._shift(tumour_type, model, drug)
+        if "responder_share" in self._draws:
+            mean = mean + self._draws.get("responder_shift") * self._is_responder(model)
         return mean + spread * self._sampler.normal(f"effect of {drug} in model {model}")
+
+    def _is_responder(self, model: str) -> np.ndarray:
+        """Whether a PDX model responds to whatever it is given: 0 or 1, [D]."""
+        if model not in self._responder:
+            u = ndtr(self._sampler.normal(f"responder {model}"))
+            self._responder[model] = (u < self._draws.get("responder_share")).astype(float)
+        return self._responder[model]
 
     def _shift(self, tumour_type: str, model: str, drug: str) -> np.ndarray:
         """What the covariates of a PDX model add; of one that the table does not have, those of any of its type."""

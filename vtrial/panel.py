@@ -20,6 +20,7 @@ from vtrial.dose_response import DoseResponse
 from vtrial.errors import InputError
 from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.model_format import CurveShape
+from vtrial.residual_scales import ScaleCoordinate, scale_coordinate
 
 #: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to
 #: lie below the limit on the first and the last day and twice between, the other days below the limit say next to
@@ -141,6 +142,7 @@ class Panel(NamedTuple):
     pair_classes: tuple[tuple[str, ...], ...]
     shape: CurveShape
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
+    scales: ScaleCoordinate  # how the residual scales of mice are sampled
     dosed: Dosed | None = None  # None where every drug has one dose
     dose_law: str = "none"
     covariates: Covariates | None = None
@@ -412,6 +414,7 @@ def build_panel(
         pair_classes=tuple(pair_names),
         shape=shape,
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
+        scales=scale_coordinate(statistics[:, -1], num_measurements - (statistics.shape[1] - 1)),
         dosed=_dosed(dataset, dose_response, mice["drugs"].to_list()[:num_single], [arm for _, arm in cells], width)
         if dose_response
         else None,

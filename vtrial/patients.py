@@ -55,6 +55,7 @@ _STREAM = {
     "visit_delay_e": 19,
     "entry_u": 20,
     "resistant_u": 21,
+    "responder_u": 22,
 }
 
 
@@ -64,7 +65,8 @@ _EFFECT, _GROWTH, _COMBINATION, _LOSS_RATE, _PACE, _SLD, _SIZE = (0, 1, 2, 3), 4
 _LESIONS, _SUBGROUP, _NEW_LESION, _DISCONTINUATION, _DEATH, _READER, _BLINDED_READER = 19, 20, 21, 22, 23, 24, 25
 _READING, _MISSED, _BLINDED, _MISSED_DOSE, _EXPOSURE, _MORE = 26, 58, 89, 121, (122, 123, 124, 125), 126
 # the numbers from _MORE up to here are three a drug or combination beyond the first few
-_VISIT_DELAY, _ENTRY, _RESISTANT = 256, 287, 288
+# and those from _RESISTANT up to _RESPONDER one a drug
+_VISIT_DELAY, _ENTRY, _RESISTANT, _RESPONDER = 256, 287, 288, 336
 
 
 class Parts(NamedTuple):
@@ -86,6 +88,8 @@ class Parts(NamedTuple):
         Whether data are cut off (`PatientLaw.cut_off`).
     resistance : bool
         Whether a drug does nothing in some patients (`PatientLaw.resistant_share`).
+    responders : bool
+        Whether some patients respond to whatever they are given (`PatientLaw.responder_share`).
     """
 
     new_lesions: bool = True
@@ -99,6 +103,7 @@ class Parts(NamedTuple):
     lesions: int | None = None
     cut_off: bool = False
     resistance: bool = False
+    responders: bool = False
 
 
 EVERYTHING = Parts()
@@ -146,6 +151,7 @@ def parts_of(law: PatientLaw) -> Parts:
         late_visits=law.visit_delay is not None and some(law.visit_delay),
         cut_off=law.cut_off is not None,
         resistance=law.resistant_share is not None and some(law.resistant_share),
+        responders=law.responder_share is not None,
     )
 
 
@@ -223,7 +229,7 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
         return own
 
     def of_resistance(place: int) -> int:
-        if _RESISTANT + place >= sobol.MAX_DIMENSIONS:
+        if _RESISTANT + place >= _RESPONDER:
             raise ValueError(f"the Sobol sequence has no room for {place + 1} drugs of a cohort that may be resisted")
         return _RESISTANT + place
 
@@ -251,6 +257,7 @@ def _dimensions(places: Places, num_visits: int, parts: Parts) -> dict[str, list
         "visit_delay_e": some(_VISIT_DELAY, num_visits, parts.late_visits),
         "entry_u": some(_ENTRY, 1, parts.cut_off),
         "resistant_u": [of_resistance(place) for place in places.drug if parts.resistance],
+        "responder_u": some(_RESPONDER, 1, parts.responders),
     }
 
 
@@ -371,6 +378,7 @@ def block_deviates(
         visit_delay_e=each("visit_delay_e", exponential, reading[1:], parts.late_visits),
         entry_u=one("entry_u", uniform, parts.cut_off),
         resistant_u=each("resistant_u", uniform, drug_hash, parts.resistance),
+        responder_u=one("responder_u", uniform, parts.responders),
     )
 
 
@@ -417,6 +425,10 @@ def patients_of(
     effect_mean = law.effect_mean[:, 0, None]
     for group in range(1, prevalence.shape[0]):
         effect_mean = jnp.where(subgroup[None] == group, law.effect_mean[:, group, None], effect_mean)
+    if deviates.responder_u is not None:
+        assert law.responder_share is not None and law.responder_shift is not None
+        more = jnp.where(deviates.responder_u < law.responder_share, law.responder_shift, 0.0)
+        effect_mean = effect_mean + more[None]
 
     sld = jnp.maximum(jnp.exp(law.ln_sld_median + law.sld_log_sd * deviates.sld_z), MEASURABLE_MM)
     room = jnp.minimum(sld / MEASURABLE_MM, float(MAX_LESIONS)).astype(jnp.int32)

@@ -29,6 +29,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "hill": ("dosed_drug",),
     "dose_slope": ("dosed_drug",),
     "covariate_effect": ("class_covariate",),
+    "responder": ("pdx_model",),
     "log_likelihood": ("mouse",),
     "left_out_density": ("pdx_model",),
 }
@@ -68,6 +69,8 @@ POPULATION = (
     "hill",
     "dose_slope",
     "covariate_effect",
+    "responder_share",
+    "responder_shift",
 )
 PDX_MODEL_LEVEL = ("ln_growth", "effect_site")
 #: draws of cells and mice that are kept, spread evenly over all
@@ -175,7 +178,8 @@ def to_datatree(
     )
     tree = xr.DataTree.from_dict(
         {
-            "posterior": dataset((*POPULATION, *PDX_MODEL_LEVEL)),
+            # no gate for `responder`: of most PDX models every draw is 0
+            "posterior": dataset((*POPULATION, *PDX_MODEL_LEVEL, "responder")),
             "cells": integrated,
             "sample_stats": statistics,
             "log_likelihood": likelihood,

@@ -17,6 +17,7 @@ from vtrial.dataset import Dataset
 from vtrial.growth_laws import fixed_course, reference_bend, time_courses
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
+from vtrial.responders import SITES
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
 from vtrial.treatment import combine, joint_effect
@@ -58,6 +59,8 @@ class MouseLaw(NamedTuple):
     omega_combination: Float[Array, ""]
     strength: Float[Array, "C R"] | None = None  # of the doses of the drugs of each cell; None where all are 1
     covariate_effect: Float[Array, "K Q"] | None = None  # of classes; None without covariates
+    responder_share: Float[Array, ""] | None = None  # of common responders; None where the fit has no such thing
+    responder_shift: Float[Array, ""] | None = None
 
 
 def mouse_law(draws: Draws) -> MouseLaw:
@@ -71,7 +74,7 @@ def mouse_law(draws: Draws) -> MouseLaw:
             return jnp.asarray(draws.get(name), jnp.float32)
         return jnp.zeros((draws.size, 1) if name in ("phi", "gamma") else (draws.size,), jnp.float32)
 
-    own = {"strength", "covariate_effect"}
+    own = {"strength", "covariate_effect", *(name for name in SITES if name not in draws)}
     return MouseLaw(**{name: pick(name) for name in MouseLaw._fields if name not in own})
 
 
@@ -112,6 +115,9 @@ def new_models(key: Array, law: MouseLaw, cells: Cells, member: Int[Array, " N"]
     if law.covariate_effect is not None and cells.covariates is not None and cells.drug_class is not None:
         by_class = law.covariate_effect[cells.drug_class[member]]
         single = single + jnp.sum(by_class * cells.covariates[:, None, :], axis=-1)
+    if law.responder_share is not None and law.responder_shift is not None:
+        responds = jax.random.bernoulli(jax.random.fold_in(key_effect, 1), law.responder_share, member.shape)
+        single = single + jnp.where(responds, law.responder_shift, 0.0)[:, None]
     spread = jnp.where(jnp.sum(present, axis=-1) > 1, law.omega_combination, 0.0)
     deviation = spread * jax.random.normal(key_cell, member.shape, jnp.float32)
     if law.strength is not None:

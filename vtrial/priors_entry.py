@@ -136,6 +136,12 @@ class TrialArm(_Strict):
         default="PFS", description="what the median is of: TTP does not count death as progression"
     )
     median_ttr_months: Months | None = Field(default=None, description="median time to response of the responders")
+    num_shrunk: Annotated[int, Field(strict=True, ge=0)] | None = Field(
+        default=None, description="patients whose target lesions were ever smaller than at the start, responders too"
+    )
+    num_measured: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None, description="patients of whom that is known"
+    )
     overlaps: Annotated[tuple[int, ...], _listed] = ()
     source: Text
     tag: Text = Field(description="how the numbers were obtained: SEEN, DERIVED, RECALLED")
@@ -158,6 +164,11 @@ class TrialArm(_Strict):
                 raise fault("must hold median_pfs_months between its two ends", "median_pfs_interval")
         if self.median_ttr_months is not None and self.num_responders == 0:
             raise fault("an arm without responders has no time to response", "median_ttr_months")
+        if (self.num_shrunk is None) != (self.num_measured is None):
+            raise fault("num_shrunk and num_measured must be given together", "num_shrunk")
+        least, most = self.num_responders, self.num_measured
+        if self.num_shrunk is not None and most is not None and not least <= self.num_shrunk <= most:
+            raise fault(f"must be between num_responders, {least}, and num_measured, {most}", "num_shrunk")
         for index, name in enumerate(self.recalled):
             if name not in type(self).model_fields:
                 raise fault(f"must be a field of this arm{nearest(name, type(self).model_fields)}", "recalled", index)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vtrial.base import EndpointCounts
+from vtrial.base import CHANGE_BINS, NO_CHANGE_BIN, EndpointCounts
 from vtrial.config import Arm, Cohort, Subgroup, Visits
 from vtrial.medians import Curve
 from vtrial.mouse_prior import MouseDraws
@@ -38,6 +38,7 @@ class SimulatedArms(NamedTuple):
     patients: Mapping[int, int]  # simulated patients behind each rate
     progression: Mapping[int, Curve]  # to progression, or to progression or death where that is what was published
     response: Mapping[int, Curve]  # to the confirmed response, of its responders
+    shrunk: Mapping[int, np.ndarray]  # [D], share of those measured whose target lesions were ever smaller
 
 
 def independent_arms(arms: Sequence[TrialArm]) -> set[int]:
@@ -117,6 +118,17 @@ def curves(counts: EndpointCounts, column: int, patients: int) -> dict[str, Curv
     return found
 
 
+def any_shrinkage(counts: EndpointCounts, column: int) -> np.ndarray:
+    """Share [D] of the patients with an assessment whose target lesions were ever smaller than at the start.
+
+    Up to and including the first PD. Parameters as in :func:`curves`; 0 where nobody has an assessment.
+    """
+    change = np.asarray(counts.change, np.int64)[:, 0]  # [D, B, CHANGE_BINS]
+    change = change.sum(1) if column == -1 else change[:, column]
+    measured = change[:, : CHANGE_BINS - 1]
+    return measured[:, : NO_CHANGE_BIN + 1].sum(1) / np.maximum(measured.sum(1), 1)
+
+
 def response_rule(recist: str) -> RecistRule:
     """The rule of a RECIST version, 1.0 or 1.1."""
     return RECIST_1_0 if recist == "1.0" else RECIST_1_1
@@ -181,6 +193,7 @@ def simulate_arms(
     patients: dict[int, int] = {}
     progression: dict[int, Curve] = {}
     response: dict[int, Curve] = {}
+    shrunk: dict[int, np.ndarray] = {}
     each = planned(arms, draws, sampler, priors, aliases, independent_action=independent_action)
     for cohort, recist, members, plan in each:
         parts = []
@@ -207,7 +220,8 @@ def simulate_arms(
             patients[arm.id] = simulated_patients(arm, num_patients)
             found = curves(times, column, patients[arm.id])
             progression[arm.id], response[arm.id] = found[arm.progression], found["TTR"]
-    return SimulatedArms(rate, independent, origin, patients, progression, response)
+            shrunk[arm.id] = any_shrinkage(times, column)
+    return SimulatedArms(rate, independent, origin, patients, progression, response, shrunk)
 
 
 def simulated_patients(arm: TrialArm, num_patients: int) -> int:

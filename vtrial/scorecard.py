@@ -112,6 +112,24 @@ def median_lines(medians: pd.DataFrame) -> list[str]:
     return lines
 
 
+def shrinkage_lines(shrinkage: pd.DataFrame) -> list[str]:
+    """How many published counts of patients with any shrinkage lie in their 90 % intervals.
+
+    Parameters
+    ----------
+    shrinkage
+        Of :class:`vtrial.validation.Validation`.
+    """
+    part = shrinkage[shrinkage["counted"]]
+    if part.empty:
+        return []
+    own = part[part["role"] == "calibration"]
+    return [
+        f"Any shrinkage of target lesions: {int(part['inside'].sum())} of {len(part)} published counts lie in their "
+        f"90 % intervals, {int(own['inside'].sum())} of {len(own)} in calibration arms."
+    ]
+
+
 def of_classes(priors: Priors, classes: Sequence[str]) -> Priors:
     """The priors with those published arms only whose drugs are all of these mechanism classes; all if none is named.
 
@@ -189,7 +207,7 @@ def validate(
     lines = answer(found.summary, found.coverage)
     ess, size = found.scores["ess"], settings.mice * settings.copies
     lines.append(f"Smallest effective number of draws {ess.min():.0f} of {size}, median {ess.median():.0f}.")
-    lines += median_lines(found.medians)
+    lines += median_lines(found.medians) + shrinkage_lines(found.shrinkage)
     run = [] if word else ["--run", str(run_dir)]
     size = ["--draws", str(size), "--patients", str(settings.patients)]
     size += ["--classes", ",".join(classes)] if classes else []
@@ -201,11 +219,13 @@ def validate(
         target.write_csv("not_predicted.csv", found.not_predicted)
         target.write_csv("summary.csv", found.summary)
         target.write_csv("medians.csv", found.medians)
+        target.write_csv("shrinkage.csv", found.shrinkage)
         page = validation_page(
             found.scores,
             found.not_predicted,
             found.summary,
             found.medians,
+            found.shrinkage,
             answer=lines,
             marks=said,
             command=command,

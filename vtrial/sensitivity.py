@@ -48,6 +48,8 @@ FIT_PRIORS: Mapping[str, str] = {
     "mu_gamma": "class_pairs.default.gamma",
     "omega_gamma": "class_pairs.default.gamma_spread",
     "omega_combination": "class_pairs.default.between_models",
+    "responder_share": "classes.default.responder_share",
+    "responder_shift": "classes.default.responder_shift",
 }
 COLUMNS = (
     "tumour_type",

@@ -27,7 +27,7 @@ BLOCK = 1 << BLOCK_BITS
 BLOCKS_PER_NET = 1 << (NET_BITS - BLOCK_BITS)
 
 #: what a draw has shifts for; raising it moves no point, since the bits of a shift hang on its place alone
-MAX_DIMENSIONS = 336
+MAX_DIMENSIONS = 337
 
 
 class Points(NamedTuple):

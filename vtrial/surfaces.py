@@ -20,8 +20,8 @@ from vtrial.medians import deviation, share_on
 from vtrial.mouse_prior import MouseDraws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, TrialArm
-from vtrial.published import DAYS, curves, planned, response_rule, simulated_patients
-from vtrial.published_medians import published_median, teaches
+from vtrial.published import DAYS, any_shrinkage, curves, planned, response_rule, simulated_patients
+from vtrial.published_endpoints import published_median, teaches
 from vtrial.rates import response_rates
 from vtrial.trial import Endpoints, simulate
 
@@ -34,7 +34,7 @@ LN_LOSS_OF_EFFECT = np.linspace(-7.55, -3.05, 6)
 class Surface(NamedTuple):
     """An endpoint of one arm in every draw of the mice, at the nodes of the grid, where nobody is resistant."""
 
-    logit: np.ndarray  # [J, S, L], of a response rate, or of the share without the event on the published day
+    logit: np.ndarray  # [J, S, L], of the rate of response or shrinkage, or of the share without event on that day
     variance: np.ndarray  # [J, S, L], of that logit for the finite number of simulated patients; 0 for a rate
     resisted: np.ndarray | None = None  # [J], that logit where the drug does nothing; None for what responders have
 
@@ -107,7 +107,7 @@ def simulate_surfaces(
     num_patients
         Patients of each draw and node.
     endpoints
-        Of :data:`vtrial.published_medians.ENDPOINTS`.
+        Of :data:`vtrial.published_endpoints.ENDPOINTS`.
     progress
         Told of every arm.
     engraftment_bias
@@ -152,6 +152,9 @@ def simulate_surfaces(
                     if name == "orr":
                         main = "unconfirmed_orr" if arm.confirmed is False else "confirmed_orr"
                         mean, sd = logit_of(rates[main][:, 0, column], patients), 0.0
+                    elif name == "shrinkage":
+                        assert times is not None  # it teaches with one
+                        mean, sd = logit_of(any_shrinkage(times, column), patients), 0.0
                     else:
                         median = published_median(arm, name)
                         assert times is not None and median is not None  # it teaches with one

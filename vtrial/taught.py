@@ -18,7 +18,7 @@ from vtrial.errors import InputError
 from vtrial.mouse_prior import MouseDraws, Repeated
 from vtrial.prior_draws import LearntSampler, PriorSampler
 from vtrial.priors import Priors, TrialArm
-from vtrial.published_medians import ENDPOINTS, published_median, teaches
+from vtrial.published_endpoints import ENDPOINTS, published_median, teaches
 from vtrial.scoring import log_likelihood
 from vtrial.surfaces import LN_KILL_SCALE, LN_LOSS_OF_EFFECT, Surface, simulate_surfaces
 
@@ -183,6 +183,10 @@ def arm_log_likelihood(
             if name == "orr":
                 logit = logit + offset[:, None, None]
                 each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_responders, arm.num_patients)
+                said += each.reshape(said.shape)
+            elif name == "shrinkage":
+                assert arm.num_shrunk is not None and arm.num_measured is not None  # it has a surface
+                each = log_likelihood(logit.ravel(), spread.ravel(), arm.num_shrunk, arm.num_measured)
                 said += each.reshape(said.shape)
             else:
                 median = published_median(arm, name)

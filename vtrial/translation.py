@@ -290,6 +290,8 @@ def plan_cohort(
     )
     if cut_off is not None:
         values |= dict(accrual=np.full(size, cut_off.accrual), cut_off=np.full(size, cut_off.after))
+    if "responder_share" in draws:
+        values |= {name: draws.get(name) for name in ("responder_share", "responder_shift")}
     law = PatientLaw(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
     dosings = [{priors.drug(d).name: dosing.to_dosing() for d, dosing in arm.drugs.items()} for arm in cohort.arms]

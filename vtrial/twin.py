@@ -70,6 +70,10 @@ def synthetic_twin(
         count = int(group["num_models"].max())
         z = jax.random.normal(key_growth, (count,), jnp.float32)
         growth = jnp.exp(law.ln_growth_type[kind] + law.omega_ln_growth[kind] * z)
+        common = jnp.zeros(count, jnp.float32)  # what is added to the effect of every drug
+        if law.responder_share is not None and law.responder_shift is not None:
+            responds = jax.random.bernoulli(jax.random.fold_in(key_growth, 1), law.responder_share, (count,))
+            common = jnp.where(responds, law.responder_shift, common)
         names = np.array([f"S-{number + i + 1:04d}" for i in range(count)])
         number += count
         for arm, size in zip(group["arm"], group["num_models"], strict=True):
@@ -79,6 +83,8 @@ def synthetic_twin(
                 index = drug_types.index(f"{dataset.substance(drug)} | {tumour_type}")
                 z = jax.random.normal(key_effect, (size,), jnp.float32)
                 effect = law.effect[index] + law.omega_effect[index] * z
+                if law.responder_share is not None:
+                    effect = effect + common[:size]
                 if (strength := draws.dose_strength(dataset.doses.get(drug))) is not None:
                     effect = effect * strength[0].astype(np.float32)
             measured = log_volume(key_mouse, law, growth[:size], effect, day, shape)

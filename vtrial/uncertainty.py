@@ -40,7 +40,7 @@ NUM_DRAWS = 300
 NUM_PATIENTS = 4096
 #: group -> leaves of the law that belong to it; all others are of the patients
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "mice": ("mu_ln_growth", "omega_ln_growth", "effect_mean", "effect_sd"),
+    "mice": ("mu_ln_growth", "omega_ln_growth", "effect_mean", "effect_sd", "responder_share", "responder_shift"),
     "combination rule": ("phi", "gamma", "omega_combination"),
     "translation": (
         "growth_scale",

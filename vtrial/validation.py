@@ -18,7 +18,14 @@ from vtrial.mouse_prior import MouseDraws, PriorDraws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, TrialArm
 from vtrial.published import SimulatedArms, independent_arms, left_out_with, simulate_arms
-from vtrial.published_medians import ENDPOINTS, MEDIAN_COLUMNS, median_row, teaches
+from vtrial.published_endpoints import (
+    MEDIAN_COLUMNS,
+    MEDIANS,
+    SHRINKAGE_COLUMNS,
+    median_row,
+    shrinkage_row,
+    teaches,
+)
 from vtrial.scoring import Score, logit_rate, most_misses, paired_difference, predictive, score
 from vtrial.taught import Settings, Taught, classes_of, offsets
 
@@ -60,6 +67,7 @@ class Validation(NamedTuple):
     summary: pd.DataFrame
     coverage: Mapping[str, int]
     medians: pd.DataFrame
+    shrinkage: pd.DataFrame
 
 
 class _Prediction(NamedTuple):
@@ -163,7 +171,7 @@ def validate(
     meta = MetaAnalysis(jax.random.fold_in(key, 2), teachers, names, between)
 
     counted = independent_arms(arms)
-    rows, times = [], []
+    rows, times, shrunk = [], [], []
     for number, arm in enumerate(arms):
         progress("scores", number, len(arms))
         found = mice.taught(arm)
@@ -175,8 +183,10 @@ def validate(
         action = found.score(arm, independent_action=True).crps if len(arm.drugs) > 1 else np.nan
         role, is_counted = "calibration" if teaches(arm) else "held_out", arm.id in counted
         more = {"role": role, "learnt_from": " + ".join(settings.endpoints), "counted": is_counted}
-        for name in ENDPOINTS[1:]:
-            made = found.simulated
+        made = found.simulated
+        for row in shrinkage_row(arm, made.shrunk[arm.id], made.patients[arm.id], found.between_trials):
+            shrunk.append({**row, **more})
+        for name in MEDIANS:
             curve = (made.progression if name == "pfs" else made.response)[arm.id]
             flat = np.full(len(curve.free), 1.0 / len(curve.free))
             times += [{**row, **more} for row in median_row(arm, name, curve, found.between_trials, flat)]
@@ -218,7 +228,8 @@ def validate(
     ]
     not_predicted = pd.DataFrame(missing, columns=["id", "trial", "arm", "tumour_type", "reason"])
     medians = pd.DataFrame(times, columns=list(MEDIAN_COLUMNS))
-    return Validation(scores, not_predicted, summary(scores, settings.seed), coverage(scores), medians)
+    shrinkage = pd.DataFrame(shrunk, columns=list(SHRINKAGE_COLUMNS))
+    return Validation(scores, not_predicted, summary(scores, settings.seed), coverage(scores), medians, shrinkage)
 
 
 def _effective_draws(logit: np.ndarray) -> float:

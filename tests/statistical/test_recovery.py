@@ -13,9 +13,10 @@ from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
 from vtrial.inference import fit
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import PRIORS, CurveShape
+from vtrial.model_format import PRIORS, RESPONDER_PRIORS, CurveShape
 from vtrial.panel import build_panel
 from vtrial.priors import load_priors
+from vtrial.responders import drawn
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,8 @@ TRUTH = dict(
 )
 PHI, GAMMA = 0.5, 0.1
 MODELS = {"T1": 20, "T2": 20}
+#: of common responders, where there are such: every fifth PDX model
+SHIFT, EVERY = 0.9, 5
 
 
 def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
@@ -56,7 +59,9 @@ def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
     return np.log(225.0) * (1 - np.exp(-b * day)), np.exp(-b * day), straight, waning
 
 
-def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, float], list[str]]:
+def simulate(
+    rng: np.random.Generator, shape: CurveShape, responders: str = "none"
+) -> tuple[dict[str, float], list[str]]:
     """Truths by "site[label]", and the lines of a table of 40 models x (control, six drugs, A + C)."""
     truth, lines = dict(TRUTH), ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
     fixed, level, straight, waning = courses(DAYS, shape)
@@ -75,7 +80,8 @@ def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, flo
             model, number = f"M{number:02d}", number + 1
             growth = np.exp(ln_growth + 0.45 * rng.normal())
             truth[f"ln_growth[{model}]"] = np.log(growth)
-            rho = {drug: truth[f"effect[{drug} | {kind}]"] + 0.3 * rng.normal() for drug in CLASSES}
+            more = SHIFT if responders == "common" and (number - 1) % EVERY == 0 else 0.0
+            rho = {drug: truth[f"effect[{drug} | {kind}]"] + 0.3 * rng.normal() + more for drug in CLASSES}
             a, c = rho["A"], rho["C"]
             truth |= {f"effect_site[{model} | A]": a, f"effect_site[{model} | C]": c}
             share = 1 / (1 + np.exp((c - a) / 0.05))
@@ -99,9 +105,14 @@ def simulate(rng: np.random.Generator, shape: CurveShape) -> tuple[dict[str, flo
     return truth, lines
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_truths_lie_inside_their_intervals(tmp_path, shape):
-    truth, lines = simulate(np.random.default_rng(20), shape)
+@pytest.mark.parametrize(
+    ("law", "responders"), [("exponential", "none"), ("gompertz", "none"), ("exponential", "common")]
+)
+def test_truths_lie_inside_their_intervals(tmp_path, law, responders):
+    shape = SHAPES[law]
+    truth, lines = simulate(np.random.default_rng(20), shape, responders)
+    if responders == "common":
+        truth |= {"responder_share": 1 / EVERY, "responder_shift": SHIFT}
     path = tmp_path / "table.csv"
     path.write_text("\n".join(lines) + "\n")
     dataset = read_dataset(path)
@@ -115,16 +126,25 @@ def test_truths_lie_inside_their_intervals(tmp_path, shape):
         "ln_growth": "pdx_model",
         "effect_site": "pdx_model_drug",
     }
-    sites = (*TRUTH, *dims, "phi", "gamma")
+    sites = (*TRUTH, *dims, "phi", "gamma", "responder_share", "responder_shift")
+    sites += ("responder_probability", "effect_site_common")
     with jax.enable_x64(True):
-        model = build_model(panel, load_priors().distributions(PRIORS))
+        prior = load_priors().distributions((*PRIORS, *RESPONDER_PRIORS[responders]))
+        model = build_model(panel, prior, responders=responders)
         result = fit(
             jax.random.key(21), model, arrays_of(panel), {"ln_growth": jnp.asarray(panel.initial_growth)}, config,
             sites, lambda *_: None, jax.devices("cpu"), collective=("ln_growth",),
         )  # fmt: skip
     assert result.stats["diverging"].mean() < 0.01
+    values = result.values
+    if responders == "common":
+        values = drawn(jax.random.key(22), values, panel.sites.pdx_model)
+        # six drugs, each with a spread of 0.3 and known to about 0.25: the shift is 5.6 SD of what their mean can say
+        probability = values["responder_probability"].mean((0, 1))
+        is_one = np.array([int(model[1:]) % EVERY == 0 for model in panel.labels.pdx_model])
+        assert probability[is_one].min() > 0.9 and probability[~is_one].max() < 0.1
     draws = {}
-    for name, value in result.values.items():
+    for name, value in values.items():
         for i in range(value.shape[2]) if value.ndim == 3 else [None]:
             if i is None:
                 draws[name] = value

@@ -30,7 +30,7 @@ from vtrial.dataset import read_dataset
 from vtrial.dose_response import DoseResponse
 from vtrial.inference import Start, first_guess, make_sampler
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import DOSE_PRIORS, PRIORS, CurveShape
+from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
 
@@ -70,6 +70,9 @@ NORMAL = {
 DOSE_NORMAL = {"dose_response.ln_ed50": (np.log(0.3), 0.7), "dose_response.ln_hill": (0.0, 0.3)}
 #: and of its covariate, which every other PDX model has
 COVARIATE_NORMAL = {"covariates.K.MEK": (0.2, 0.3), "covariates.K.PI3K": (0.0, 0.3)}
+#: of common responders: parameters of a beta (larger than the shipped prior's: of nine PDX models three are such), mean
+#: and SD of a ln
+SHARE, LN_SHIFT = (3.0, 6.0), (np.log(0.9), 0.25)
 LOGNORMAL = {
     "growth.mouse.between_types": (np.log(0.25), 0.3),
     "growth.mouse.between_models": (np.log(0.3), 0.25),
@@ -87,7 +90,9 @@ LOGNORMAL = {
 
 def priors() -> dict[str, dist.Distribution]:
     found = {name: dist.Normal(*at) for name, at in (NORMAL | DOSE_NORMAL | COVARIATE_NORMAL).items()}
-    return found | {name: dist.LogNormal(*at) for name, at in LOGNORMAL.items()}
+    found |= {name: dist.LogNormal(*at) for name, at in LOGNORMAL.items()}
+    share, shift = RESPONDER_PRIORS["common"]
+    return found | {share: dist.Beta(*SHARE), shift: dist.LogNormal(*LN_SHIFT)}
 
 
 # ------------------------------------------------------------------------------------------------ the generator
@@ -165,7 +170,7 @@ def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
 
 
 def simulate(
-    rng: np.random.Generator, shape: CurveShape, dosed: bool = False
+    rng: np.random.Generator, shape: CurveShape, dosed: bool = False, responders: bool = False
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Truths by the name of the quantity, and ln volumes by mouse."""
     p = prior_draw(rng)
@@ -201,6 +206,8 @@ def simulate(
         beta = [rng.normal(*at) for at in COVARIATE_NORMAL.values()]
         t |= {"ln_ed50[0]": ln_ed50, "hill[0]": np.exp(ln_hill)}
         t |= {f"covariate_effect[{k}]": value for k, value in enumerate(beta)}
+    if responders:
+        t |= {"responder_share": rng.beta(*SHARE), "responder_shift": np.exp(rng.normal(*LN_SHIFT))}
     mean, spread = {}, {}
     for d, drug in enumerate(("A", "B")):
         of_class = rng.normal(t["mu_effect"], t["omega_effect_class"])
@@ -225,8 +232,9 @@ def simulate(
     for kind, model, mouse, arm in mice:
         if model not in growths:
             growths[model] = np.exp(rng.normal(of_type[kind], between[kind]))
+            more = t["responder_shift"] * (rng.random() < t["responder_share"]) if responders else 0.0
             for d, drug in enumerate("AB"):
-                cells[model, drug] = rng.normal(mean[drug, kind], spread[drug, kind])
+                cells[model, drug] = rng.normal(mean[drug, kind], spread[drug, kind]) + more
                 if dosed:
                     cells[model, drug] += t[f"covariate_effect[{d}]"] * (has_k(model) - SHARE_K[kind])
             both = together.get(model, "A + B")
@@ -269,11 +277,19 @@ class Design(NamedTuple):
     orthogonal: np.ndarray  # [n, 3], the same for every mouse, of curves with independent residuals
     fixed: np.ndarray  # [n] of ln volume, whatever the coefficients
     dosed: bool = False
+    responders: bool = False
+
+    def model(self):
+        return build_model(self.panel, priors(), responders="common" if self.responders else "none")
+
+    def simulate(self, rng: np.random.Generator):
+        return simulate(rng, self.panel.shape, self.dosed, self.responders)
 
 
 @pytest.fixture(scope="module")
 def designs(tmp_path_factory) -> dict[str, Design]:
     found = {law: designed(tmp_path_factory, shape) for law, shape in SHAPES.items()}
+    found |= {"common responders": found["exponential"]._replace(responders=True)}
     return found | {"emax, covariate": designed(tmp_path_factory, SHAPES["exponential"], dosed=True)}
 
 
@@ -306,9 +322,13 @@ def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([carried, left[:, None]], axis=1)
 
 
-def flat(design: Design, sites: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The quantities whose ranks are looked at, scalars by name."""
+def flat(design: Design, sites: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    """The quantities whose ranks are looked at, scalars by name; the key draws which PDX models are responders."""
     found = {}
+    if design.responders:
+        responder = jax.random.uniform(key, sites["responder_probability"].shape) < sites["responder_probability"]
+        both = sites["effect_site_common"], sites["effect_site"]
+        sites = sites | {"effect_site": jnp.where(responder[design.panel.sites.pdx_model], *both)}
     for name, value in sites.items():
         if name not in (*POPULATION, *PDX_MODEL_LEVEL):
             continue
@@ -325,11 +345,11 @@ def flat(design: Design, sites: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, ranks [data set, quantity] in 0..KEPT, and the share of divergent draws; one program for all fits."""
     rng = np.random.default_rng(seed)
-    truths, tables = zip(*(simulate(rng, design.panel.shape, design.dosed) for _ in range(num_data_sets)), strict=True)
+    truths, tables = zip(*(design.simulate(rng) for _ in range(num_data_sets)), strict=True)
     names = sorted(truths[0])
     statistics = np.stack([statistics_of(design, curves) for curves in tables])
     with jax.enable_x64(True):
-        model, arrays = build_model(design.panel, priors()), arrays_of(design.panel)
+        model, arrays = design.model(), arrays_of(design.panel)
         # the start is the same for all: the centre of the priors, and one scale
         guess = first_guess(jax.random.key(0), model, arrays, {})
         start = Start(guess, {name: jnp.full_like(v, 0.3) for name, v in guess.items()}, np.zeros(0))
@@ -355,11 +375,13 @@ def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple
             _, (z, diverging) = jax.lax.scan(keep, state, None, length=WARMUP // THIN + KEPT)
             z = jax.tree.map(lambda v: v[WARMUP // THIN :], z)
 
-            def scalars(z):
-                found = flat(design, constrain_fn(model, (own,), {}, z, return_deterministic=True))
+            def scalars(each):
+                z, key = each
+                found = flat(design, constrain_fn(model, (own,), {}, z, return_deterministic=True), key)
                 return jnp.stack([found[name] for name in names])
 
-            return jax.lax.map(scalars, z), jnp.sum(diverging[WARMUP // THIN :])
+            each = z, jax.random.split(jax.random.fold_in(key, 1), KEPT)
+            return jax.lax.map(scalars, each), jnp.sum(diverging[WARMUP // THIN :])
 
         keys = jax.random.split(jax.random.key(seed), num_data_sets)
         fits = jax.jit(lambda items: jax.lax.map(one_fit, items, batch_size=batch))
@@ -422,24 +444,35 @@ def test_the_band_knows_uniform_ranks_from_others():
         assert power > 0.8, name
 
 
-@pytest.mark.parametrize("law", ["exponential", "emax, covariate"])
+@pytest.mark.parametrize(
+    "law", ["exponential", "emax, covariate", pytest.param("common responders", marks=pytest.mark.slow)]
+)
 def test_the_generator_and_the_model_agree_on_what_is_ranked(designs, law):
     """Every truth has a parameter of the model beside it: a quantity without ranks would never be missed."""
     design = designs[law]
-    truth, curves = simulate(np.random.default_rng(1), design.panel.shape, design.dosed)
+    truth, curves = design.simulate(np.random.default_rng(1))
     assert set(curves) == {mouse for _, _, mouse, _ in layout()} or design.dosed
     panel = design.panel
     assert (panel.sites.mouse >= 0).sum() > 4 and (panel.combinations.shared >= 0).sum() == 2
     with jax.enable_x64(True):
-        model, arrays = build_model(panel, priors()), arrays_of(panel)
+        model, arrays = design.model(), arrays_of(panel)
         guess = first_guess(jax.random.key(0), model, arrays, {})
-        found = flat(design, jax.jit(partial(constrain_fn, model, (arrays,), {}, return_deterministic=True))(guess))
+        values = jax.jit(partial(constrain_fn, model, (arrays,), {}, return_deterministic=True))(guess)
+        found = flat(design, values, jax.random.key(1))
     assert set(found) - {f"ln_growth[{i}]" for i in range(1, 8)} == set(truth)
-    assert set(priors()) == {*PRIORS, *DOSE_PRIORS["emax"], *COVARIATE_NORMAL}
+    assert set(priors()) == {*PRIORS, *DOSE_PRIORS["emax"], *COVARIATE_NORMAL, *RESPONDER_PRIORS["common"]}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("law", "seed"), [("exponential", 103), ("gompertz", 111), ("emax, covariate", 121)])
+@pytest.mark.parametrize(
+    ("law", "seed"),
+    [
+        ("exponential", 103),
+        ("gompertz", 111),
+        ("emax, covariate", 121),
+        pytest.param("common responders", 131, marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, BATCH, BATCH)
     assert diverging.mean() < 0.01
@@ -447,7 +480,10 @@ def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("law", "seed"), [("exponential", 202), ("gompertz", 212), ("emax, covariate", 222)])
+@pytest.mark.parametrize(
+    ("law", "seed"),
+    [("exponential", 202), ("gompertz", 212), ("emax, covariate", 222), ("common responders", 241)],
+)
 def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, 13 * BATCH, BATCH)
     assert diverging.mean() < 0.01

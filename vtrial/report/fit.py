@@ -57,6 +57,8 @@ PRIOR_OF: Mapping[str, tuple[str, bool]] = {
     "ln_ed50": ("dose_response.ed50", True),
     "hill": ("dose_response.hill", False),
     "dose_slope": ("dose_response.slope", False),
+    "responder_share": ("classes.default.responder_share", False),
+    "responder_shift": ("classes.default.responder_shift", False),
 }
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _WORST, _LONGEST_CHAIN = 6, 200

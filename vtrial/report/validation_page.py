@@ -20,6 +20,8 @@ _SHOWN = ("id", "trial", "arm", "tumour_type", "role", "published", "predicted",
 _MEDIANS = ("id", "trial", "arm", "tumour_type", "role", "endpoint", "published_months", "certainty", "pred_q05",
             "pred_q50", "pred_q95", "probability")  # fmt: skip
 
+_SHRINKAGE = ("id", "trial", "arm", "tumour_type", "role", "published", "predicted", "certainty", "mid_p", "crps")
+
 
 def blank_figure(width: float, height: float) -> Any:
     """Matplotlib figure of a size in inches, without global state."""
@@ -102,11 +104,25 @@ def _table(table: pd.DataFrame) -> Any:
     return Markup(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
+def _in_words(table: pd.DataFrame, number: str, size: str) -> pd.DataFrame:
+    """The table with counts and predictions as words and every CRPS in points."""
+    shown = table.copy()
+    shown["published"] = [f"{n}/{of}" for n, of in zip(table[number], table[size], strict=True)]
+    shown["predicted"] = [
+        f"{100 * m:.0f} % [{100 * a:.0f}, {100 * b:.0f}]"
+        for m, a, b in zip(table["pred_mean"], table["pred_q05"], table["pred_q95"], strict=True)
+    ]
+    points = [name for name in shown.columns if name.startswith("crps")]
+    shown[points] = 100 * shown[points]
+    return shown
+
+
 def validation_page(
     scores: pd.DataFrame,
     not_predicted: pd.DataFrame,
     summary: pd.DataFrame,
     medians: pd.DataFrame,
+    shrinkage: pd.DataFrame,
     *,
     answer: Sequence[str],
     marks: Sequence[str],
@@ -118,7 +134,7 @@ def validation_page(
 
     Parameters
     ----------
-    scores, not_predicted, summary, medians
+    scores, not_predicted, summary, medians, shrinkage
         Tables of :class:`vtrial.validation.Validation`; scores are fractions.
     answer
         Sentences.
@@ -129,21 +145,14 @@ def validation_page(
     """
     import jinja2
 
-    shown = scores.copy()
-    shown["published"] = [
-        f"{n}/{size}" for n, size in zip(scores["num_responders"], scores["num_patients"], strict=True)
-    ]
-    shown["predicted"] = [
-        f"{100 * m:.0f} % [{100 * a:.0f}, {100 * b:.0f}]"
-        for m, a, b in zip(scores["pred_mean"], scores["pred_q05"], scores["pred_q95"], strict=True)
-    ]
-    points = [name for name in shown.columns if name.startswith("crps")]
-    shown[points] = 100 * shown[points]
+    shown = _in_words(scores, "num_responders", "num_patients")
     rate, half = scores["num_responders"] / scores["num_patients"], 0.5 / scores["num_patients"]
     shown = shown[list(_SHOWN)]
     shown.attrs["red"] = list((rate < scores["pred_q05"] - half) | (rate > scores["pred_q95"] + half))
     times = medians[list(_MEDIANS)].copy()
     times.attrs["red"] = list(~medians["inside"].astype(bool))
+    shrunk = _in_words(shrinkage, "num_shrunk", "num_measured")[list(_SHRINKAGE)]
+    shrunk.attrs["red"] = list(~shrinkage["inside"].astype(bool))
     percent = summary.copy()
     columns = ["crps", "crps_other", "difference", "low", "high"]
     percent[columns] = 100 * percent[columns]
@@ -160,6 +169,7 @@ def validation_page(
         scores=shown,
         not_predicted=not_predicted,
         medians=times,
+        shrinkage=None if shrunk.empty else shrunk,
         arms_picture=base64.b64encode(arms_picture(scores)).decode(),
         pit_picture=base64.b64encode(pit_picture(scores)).decode(),
     )

@@ -1,4 +1,8 @@
-"""What a published arm says of each endpoint, whether others learn from it, and its medians beside the prediction."""
+"""What a published arm says beside its responders, whether others learn from it, and what was predicted of it.
+
+Medians are those of :mod:`vtrial.medians`. Shrinkage is a count: patients whose target lesions were ever smaller than
+at the start, of those measured; the simulated share comes from best changes, up to and including the first PD.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ import numpy as np
 from vtrial.medians import DAYS_PER_MONTH, Curve, predicted, sampling_variance
 from vtrial.priors import TrialArm
 from vtrial.published import DAYS
+from vtrial.scoring import Score, logit_rate, predictive, score
 
-#: what trials may teach: responders, median progression free survival, median time to response
-ENDPOINTS = ("orr", "pfs", "ttr")
+#: what trials may teach: responders, median progression free survival, median time to response, any shrinkage
+ENDPOINTS = ("orr", "pfs", "ttr", "shrinkage")
+MEDIANS = ("pfs", "ttr")
 MEDIAN_COLUMNS = (
     "id",
     "trial",
@@ -30,7 +36,26 @@ MEDIAN_COLUMNS = (
     "teaches",
     "counted",
 )
-_FIELD = {"pfs": "median_pfs_months", "ttr": "median_ttr_months"}
+SHRINKAGE_COLUMNS = (
+    "id",
+    "trial",
+    "arm",
+    "tumour_type",
+    "role",
+    "num_shrunk",
+    "num_measured",
+    "certainty",
+    "learnt_from",
+    "pred_mean",
+    "pred_q05",
+    "pred_q95",
+    "mid_p",
+    "crps",
+    "inside",
+    "teaches",
+    "counted",
+)
+_FIELD = {"pfs": "median_pfs_months", "ttr": "median_ttr_months", "shrinkage": "num_shrunk"}
 
 
 def published_median(arm: TrialArm, endpoint: str) -> tuple[float, float] | None:
@@ -57,6 +82,8 @@ def teaches(arm: TrialArm, endpoint: str = "orr") -> bool:
         return False
     if endpoint == "orr":
         return True
+    if endpoint == "shrinkage":
+        return arm.num_shrunk is not None
     published = published_median(arm, endpoint)
     return published is not None and published[0] <= DAYS[-1]
 
@@ -92,4 +119,44 @@ def median_row(
         "probability": found.probability,
         "inside": found.inside,
         "teaches": teaches(arm, endpoint),
+    }
+
+
+def shrinkage_row(
+    arm: TrialArm, share: np.ndarray, patients: int, between_trials: np.ndarray
+) -> Iterator[dict[str, object]]:
+    """The published count of patients with any shrinkage, if there is one, beside what draws predict.
+
+    Parameters
+    ----------
+    arm
+        Published; what reader and line do to a response rate is not assumed to hold for any shrinkage.
+    share
+        Of the simulated patients with an assessment, those with any shrinkage, [D].
+    patients
+        Simulated behind each share.
+    between_trials
+        SD of the deviation of one trial on the logit, [D].
+    """
+    if arm.num_shrunk is None or arm.num_measured is None:
+        return
+    even = np.full(len(share), 1.0 / len(share))
+    count = predictive(logit_rate(share, patients), between_trials, even, arm.num_measured)
+    found: Score = score(count, arm.num_shrunk)
+    half, seen = 0.5 / arm.num_measured, arm.num_shrunk / arm.num_measured
+    yield {
+        "id": arm.id,
+        "trial": arm.trial,
+        "arm": arm.arm,
+        "tumour_type": arm.tumour_type,
+        "num_shrunk": arm.num_shrunk,
+        "num_measured": arm.num_measured,
+        "certainty": "recalled" if recalled(arm, "shrinkage") else "published",
+        "pred_mean": found.mean,
+        "pred_q05": found.q05,
+        "pred_q95": found.q95,
+        "mid_p": found.mid_p,
+        "crps": found.crps,
+        "inside": found.q05 - half < seen < found.q95 + half,
+        "teaches": teaches(arm, "shrinkage"),
     }
