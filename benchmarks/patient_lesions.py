@@ -7,7 +7,7 @@ and all later ones. The share of an arm whose later readings are all at least as
 normal between arms; printed are the median share, the SD of that logit by maximum likelihood, and the counts: the prior
 of `translation.resistant_share`. The rest are checks of priors: straight lines of ln volume, three times ln diameter,
 of those who never shrink over all their readings, and of the others from the start to the smallest reading and from it
-to the last. Patients have three readings or more: who left with progression at the first scan is missing, so that
+to the last; diameters below 5 mm, zeros among them, count as 5 mm there. Patients have three readings or more: who left with progression at the first scan is missing, so that
 growth is slower here than in all patients. A smallest reading is small by chance too, so that rates before it are a
 little too fast, and those after it too.
 """
@@ -26,6 +26,8 @@ from vtrial.scoring import log_likelihood
 
 #: readings from a month before treatment on, and the last day that counts as before it
 FIRST_DAY, BASELINE_DAY = -30, 7
+#: a lesion that was not seen, mm: what RECIST 1.1 writes down for one too small to measure
+TOO_SMALL = 5.0
 #: from the 25th to the 75th percentile of a standard normal
 QUARTILES = 1.349
 
@@ -48,13 +50,13 @@ def by_arm(table: pd.DataFrame) -> pd.DataFrame:
 
 def rates(readings: pd.DataFrame) -> pd.Series:
     """Rates of volume, 1/day: of one who never shrinks; of another before and after the smallest, with its day."""
-    readings = readings[readings["lesion_diam_mm"] > 0].sort_values("day")
+    readings = readings.sort_values("day")
     before = readings[readings["day"] <= BASELINE_DAY].tail(1)
     course = pd.concat([before, readings[readings["day"] > BASELINE_DAY]])
     found = dict.fromkeys(("growth", "shrinkage", "regrowth", "nadir"), np.nan)
     if len(before) and len(course) >= 3:
-        day, ln_volume = course["day"].to_numpy(float), 3.0 * np.log(course["lesion_diam_mm"].to_numpy(float))
-        nadir = int(ln_volume.argmin())
+        day, diameter = course["day"].to_numpy(float), course["lesion_diam_mm"].to_numpy(float)
+        nadir, ln_volume = int(diameter.argmin()), 3.0 * np.log(np.maximum(diameter, TOO_SMALL))
         if nadir == 0:
             found["growth"] = np.polyfit(day, ln_volume, 1)[0]
         else:

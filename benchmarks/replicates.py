@@ -4,7 +4,8 @@
 
 Replicated studies (maeve, invivoSyn, LXF A677), arms with three mice or more: the coefficients of a mouse
 (`vtrial.growth_laws.time_courses`) are integrated out by the model's own marginal (`vtrial.marginal`), with a free mean
-for every arm, a residual scale for every mouse and the priors of `priors/growth.yaml`. With m the fraction of growth
+for every arm, a residual scale for every mouse and the priors of `priors/growth.yaml` (but those of the means of arms,
+which are flat, of kappa, of the SD of `bins` and of a, which the model does not have). With m the fraction of growth
 that an arm removes (1 less the slope of its mice over that of the study's controls, days 0 to 28, at least 0)
 
     rate      Var(mouse's mean rate) = growth^2 (omega^2 + kappa^2 m^2)

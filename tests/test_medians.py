@@ -156,16 +156,14 @@ def test_what_is_from_memory_or_of_a_combination_teaches_nothing() -> None:
     arms = {arm.id: arm for arm in load_priors().trials}
     assert [teaches(arms[6], name) for name in ENDPOINTS] == [True, True, False, False]
     assert [teaches(arms[1], name) for name in ENDPOINTS] == [False] * 4
-    assert [teaches(arms[75], name) for name in ENDPOINTS] == [
-        True,
-        True,
-        False,
-        False,
-    ]  # its time to response is recalled
+    # its time to response is recalled
+    assert [teaches(arms[75], name) for name in ENDPOINTS] == [True, True, False, False]
     assert [teaches(arms[80], name) for name in ENDPOINTS] == [False, True, False, False]  # its counts are, its PFS not
     assert [teaches(arms[20], name) for name in ENDPOINTS] == [True, False, False, True]
-    assert not teaches(arms[20].model_copy(update={"recalled": ("num_shrunk",)}), "shrinkage")
-    assert not teaches(arms[11], "shrinkage")  # of a combination
+    for field in ("num_shrunk", "num_measured"):
+        assert not teaches(arms[20].model_copy(update={"recalled": (field,)}), "shrinkage")
+    counts = {"num_shrunk": 11, "num_measured": 12}
+    assert not teaches(arms[11].model_copy(update=counts), "shrinkage")  # of a combination
     later = arms[6].model_copy(update={"median_pfs_months": 20.0, "median_pfs_interval": None})
     assert not teaches(later, "pfs")
     assert published_median(arms[5], "pfs") is None

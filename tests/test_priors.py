@@ -422,6 +422,12 @@ BAD = [
         "trials.0.num_shrunk",
         "between num_responders, 1, and num_measured, 9",
     ),
+    (
+        ARM + "    num_shrunk: 4\n    num_measured: 11\n",
+        21,
+        "trials.0.num_measured",
+        "must be at most num_patients, 10",
+    ),
     (ARM + ARM.removeprefix("trials:\n"), 20, "trials.1", "trials.99 is given twice"),
 ]
 

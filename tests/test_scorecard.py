@@ -91,7 +91,7 @@ def made_up_shrinkage() -> pd.DataFrame:
 def test_the_answer_counts_shrinkage_inside() -> None:
     (line,) = scorecard.shrinkage_lines(made_up_shrinkage())
     assert "1 of 2 published counts" in line and "1 of 1 in calibration arms" in line
-    assert scorecard.shrinkage_lines(made_up_shrinkage().iloc[:0].astype({"counted": bool})) == []
+    assert scorecard.shrinkage_lines(pd.DataFrame([], columns=SHRINKAGE_COLUMNS)) == []
 
 
 def test_the_answer_says_whether_mice_help() -> None:

@@ -279,7 +279,8 @@ def validate(
     teach: Annotated[
         Literal["orr", "all"],
         typer.Option(
-            help="What trials teach: responders alone, or medians of PFS and time to response and shrinkage too."
+            help="What trials teach with: responders alone (orr), or also medians of PFS and of time to response and "
+            "counts of any shrinkage (all)."
         ),
     ] = "all",
     classes: Annotated[

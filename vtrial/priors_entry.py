@@ -166,6 +166,8 @@ class TrialArm(_Strict):
             raise fault("an arm without responders has no time to response", "median_ttr_months")
         if (self.num_shrunk is None) != (self.num_measured is None):
             raise fault("num_shrunk and num_measured must be given together", "num_shrunk")
+        if self.num_measured is not None and self.num_measured > self.num_patients:
+            raise fault(f"must be at most num_patients, {self.num_patients}", "num_measured")
         least, most = self.num_responders, self.num_measured
         if self.num_shrunk is not None and most is not None and not least <= self.num_shrunk <= most:
             raise fault(f"must be between num_responders, {least}, and num_measured, {most}", "num_shrunk")

@@ -55,12 +55,13 @@ SHRINKAGE_COLUMNS = (
     "teaches",
     "counted",
 )
-_FIELD = {"pfs": "median_pfs_months", "ttr": "median_ttr_months", "shrinkage": "num_shrunk"}
+#: the fields of an arm that an endpoint is published in, the figure itself first
+_FIELDS = {"pfs": ("median_pfs_months",), "ttr": ("median_ttr_months",), "shrinkage": ("num_shrunk", "num_measured")}
 
 
 def published_median(arm: TrialArm, endpoint: str) -> tuple[float, float] | None:
     """Published median of pfs or ttr in days, and its sampling variance (see `medians`); None where there is none."""
-    months = getattr(arm, _FIELD[endpoint])
+    months = getattr(arm, _FIELDS[endpoint][0])
     if months is None:
         return None
     if endpoint == "ttr":
@@ -70,7 +71,9 @@ def published_median(arm: TrialArm, endpoint: str) -> tuple[float, float] | None
 
 def recalled(arm: TrialArm, endpoint: str) -> bool:
     """Whether what an arm says of an endpoint is from memory."""
-    return arm.certainty == "recalled" if endpoint == "orr" else _FIELD[endpoint] in arm.recalled
+    if endpoint == "orr":
+        return arm.certainty == "recalled"
+    return any(name in arm.recalled for name in _FIELDS[endpoint])
 
 
 def teaches(arm: TrialArm, endpoint: str = "orr") -> bool:

@@ -164,7 +164,7 @@ def arm_log_likelihood(
     Parameters
     ----------
     arm
-        Its counts, and the sizes of its medians.
+        Its counts and medians, with what their sampling errors hang on.
     surfaces
         What it would have shown, by endpoint; the endpoints are independent given the draw.
     grid
@@ -172,7 +172,7 @@ def arm_log_likelihood(
     resistant
         Shares of resistant patients, [Q].
     offset, between_trials
-        Of reader and line, and SD of the deviation of one trial, on the logit, [J].
+        Of reader and line, of responders alone, and SD of the deviation of one trial, on the logit, [J].
     """
     total = np.zeros((len(resistant), len(offset), *map(len, grid)))
     spread = np.broadcast_to(between_trials[:, None, None], total.shape[1:])
