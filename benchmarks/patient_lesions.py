@@ -7,9 +7,9 @@ and all later ones. The share of an arm whose later readings are all at least as
 normal between arms; printed are the median share, the SD of that logit by maximum likelihood, and the counts: the prior
 of `translation.resistant_share`. The rest are checks of priors: straight lines of ln volume, three times ln diameter,
 of those who never shrink over all their readings, and of the others from the start to the smallest reading and from it
-to the last; diameters below 5 mm, zeros among them, count as 5 mm there. Patients have three readings or more: who left with progression at the first scan is missing, so that
-growth is slower here than in all patients. A smallest reading is small by chance too, so that rates before it are a
-little too fast, and those after it too.
+to the last; diameters below 5 mm, zeros among them, count as 5 mm there. Patients have three readings or more: who left
+with progression at the first scan is missing, so that growth is slower here than in all patients. A smallest reading is
+small by chance too, so that rates before it are a little too fast, and those after it too.
 """
 
 from __future__ import annotations
