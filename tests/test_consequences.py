@@ -50,6 +50,33 @@ def test_lines_of_an_experiment() -> None:
     assert image.startswith(b"\x89PNG") and len(image) > 20_000
 
 
+def test_common_responders_are_told_where_the_fit_has_them(monkeypatch) -> None:
+    """Their two lines are the quantiles of their priors, the patients have the component, and no other line moves."""
+    priors, plain = load_priors(), experiment()
+    common = plain.model_copy(update={"fit": plain.fit.model_copy(update={"responders": "common"})})
+    seen = []
+
+    def no_trial(key, cohort, mice, priors, aliases, patients):
+        seen.append("responder_share" in mice)
+        return np.zeros((mice.size, len(cohort.arms), 1))
+
+    monkeypatch.setattr("vtrial.consequences._rates", no_trial)
+    size = 4000
+    before = consequences(plain, priors, draws=size, patients=1)
+    assert not any(seen)
+    seen.clear()
+    lines = consequences(common, priors, draws=size, patients=1)
+    assert seen and all(seen)
+    assert [line for line in lines if not line.names[0].startswith("classes.default.responder")] == before
+    for name in ("responder_share", "responder_shift"):
+        entry = priors.entry(f"classes.default.{name}")
+        (line,) = (line for line in lines if line.names == (entry.name,))
+        for p, found in ((0.05, line.q05), (0.5, line.q50), (0.95, line.q95)):
+            # 5 standard errors of the share of draws below a quantile
+            error = 5 * math.sqrt(p * (1 - p) / size)
+            assert entry.quantile(p - error) < found / 100 < entry.quantile(p + error)
+
+
 def test_the_average_drug_is_of_a_class_like_any_other() -> None:
     """FAK inhibitors have a spread and a discrepancy of their own, so that none of them is average."""
     priors = load_priors()

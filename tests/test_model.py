@@ -69,7 +69,7 @@ COVARIATE_PRIOR = {
     "covariates.size.MEK": (dist.Normal(-0.1, 0.1), stats.norm(-0.1, 0.1)),
     "covariates.size.PI3K": (dist.Normal(0.1, 0.3), stats.norm(0.1, 0.3)),
 }
-#: of PDX models that respond to whatever they are given
+#: of common responders
 RESPONDER_PRIOR = {
     "classes.default.responder_share": (dist.Beta(2.0, 6.0), stats.beta(2.0, 6.0)),
     "classes.default.responder_shift": (dist.LogNormal(-0.4, 0.5), stats.lognorm(0.5, 0, np.exp(-0.4))),

@@ -67,6 +67,28 @@ def test_without_mice_every_drug_is_new_and_arms_share_their_class(priors) -> No
     assert abs(effect.mean() - 0.35) < 4 * effect.std() / 20
 
 
+def test_without_mice_common_responders_have_their_prior(priors) -> None:
+    """Share and shift of every draw are of the beta and the log-normal of the priors file; all else stays bitwise."""
+    size, key = 4000, jax.random.key(1)
+    draws = PriorDraws(key, priors, size, responders=True)
+    values = [draws.get(name) for name in ("responder_share", "responder_shift")]
+    for name, found in zip(("responder_share", "responder_shift"), values, strict=True):
+        entry = priors.entry(f"classes.default.{name}")
+        for p in (0.05, 0.5, 0.95):
+            # share of draws below a quantile: 5 standard errors of a binomial
+            assert abs((found < entry.quantile(p)).mean() - p) < 5 * np.sqrt(p * (1 - p) / size)
+    assert abs(np.corrcoef(values)[0, 1]) < 5 / np.sqrt(size)
+    plain, draws = PriorDraws(key, priors, 400), PriorDraws(key, priors, 400, responders=True)
+    cohort, _, _ = cohorts([arm for arm in priors.trials if arm.id == 8])[0]
+    laws = [plan_cohort(key, cohort, VISITS, each, priors, {}).law for each in (plain, draws)]  # pyright: ignore[reportArgumentType]
+    for name in laws[0]._fields:
+        if not name.startswith("responder"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(laws[0], name), getattr(laws[1], name))
+    assert laws[0].responder_share is None and laws[0].responder_shift is None
+    np.testing.assert_allclose(laws[1].responder_share, draws.get("responder_share"), rtol=1e-6)
+    np.testing.assert_allclose(laws[1].responder_shift, draws.get("responder_shift"), rtol=1e-6)
+
+
 def test_classes_share_half_of_the_variance_of_their_scale(priors) -> None:
     """Correlation of two classes 0.25 / 0.4901 = 0.51; 4 standard errors of a correlation of 4,000 draws."""
     sampler = PriorSampler(jax.random.key(0), priors, 4000)

@@ -1,4 +1,4 @@
-"""PDX models that respond to whatever they are given: the density against dense normals, and what reads the fit."""
+"""Common responders: the density against dense normals, and what reads the fit."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def small(tmp_path_factory):
         return dataset, panel, evidence, points_of(panel, range(5), evidence, responders="common")
 
 
-@pytest.mark.slow
-def test_density_is_the_sum_over_all_assignments_of_dense_normals(small):
+@pytest.mark.parametrize("number", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_density_is_the_sum_over_all_assignments_of_dense_normals(small, number):
     """Prior x likelihood by scipy's multivariate normals, for each of the 16 ways to choose the responders."""
     dataset, panel, evidence, points = small
     owner = panel.sites.pdx_model
-    for point in points:
+    for point in points[:number]:
         p = point.meaning
         share, shift = p["responder_share"], p["responder_shift"]
         terms = []
@@ -164,9 +164,8 @@ def test_summed_density_is_the_sum_of_those_given_the_responders(tmp_path):
             np.testing.assert_allclose(summed, special.logsumexp(terms), rtol=1e-9)
 
 
-@pytest.mark.slow
 def test_effects_drawn_belong_to_the_responders_drawn(small):
-    """Sites follow the drawn z, z its probability, and mice and cells are drawn given the same z."""
+    """Sites follow the drawn z, z its probability."""
     _, panel, _, points = small
     point, size = points[0], 4000
     values = {name: np.broadcast_to(v, (1, size, *v.shape)) for name, v in point.derived.items()}
@@ -181,6 +180,12 @@ def test_effects_drawn_belong_to_the_responders_drawn(small):
         assert np.all(found[name][0] == np.where(own, *both)) and np.any(both[0] != both[1])
     assert not [name for name in found if name.endswith("_common")]
 
+
+@pytest.mark.slow
+def test_mice_and_cells_are_drawn_given_the_responders(small):
+    """The effects on mice are those of the component that each draw was given."""
+    _, panel, _, points = small
+    point = points[0]
     with jax.enable_x64(True):
         model = build_model(panel, prior(), mouse_level=True, responders="common")
         arrays, few = arrays_of(panel), 1000

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +11,7 @@ from vtrial import published, taught, validation
 from vtrial.calibration import Grid
 from vtrial.errors import InputError
 from vtrial.medians import Curve
+from vtrial.mouse_prior import PriorDraws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, load_priors
 from vtrial.published import DAYS
@@ -79,8 +80,8 @@ def found() -> Iterator[Callable[[Priors], validation.Validation]]:
         counts = tuple((arm.id, arm.num_responders) for arm in priors.trials)
         if counts not in kept:
             chosen = with_arms(priors, tuple(arm for arm in priors.trials if arm.trial in CHOSEN))
-            draws = SimpleNamespace(size=MICE)
-            kept[counts] = validate(draws, chosen, {}, Settings(MICE, COPIES), lambda *_: None)  # pyright: ignore
+            draws = PriorDraws(jax.random.key(0), chosen, MICE)
+            kept[counts] = validate(draws, chosen, {}, Settings(MICE, COPIES), lambda *_: None)
         return kept[counts]
 
     yield run
@@ -116,6 +117,25 @@ def test_no_prediction_sees_its_own_trial_and_the_others_do(scores, trial: str) 
     teachers = [arm.id for arm in priors.trials if arm.trial == trial and validation.teaches(arm)]
     if teachers:
         assert (before.loc[~own, "pred_mean"] != after.loc[~own, "pred_mean"]).any()
+
+
+@pytest.mark.parametrize("responders", [True, False])
+def test_without_mice_there_are_common_responders_where_the_fit_has_them(monkeypatch, responders: bool) -> None:
+    priors, seen = load_priors(), []
+
+    def watched(key, arms, draws, *rest, **more):
+        seen.append("responder_share" in draws)
+        return made_up(key, arms, draws, *rest, **more)
+
+    monkeypatch.setattr(validation, "simulate_arms", watched)
+    monkeypatch.setattr(taught, "simulate_surfaces", made_up_surfaces)
+    monkeypatch.setattr(validation, "MetaAnalysis", NoRegression)
+    few = with_arms(priors, tuple(arm for arm in priors.trials if arm.trial in ("NEMO", "MILO")))
+    draws = PriorDraws(jax.random.key(0), few, MICE, responders=responders)
+    validate(draws, few, {}, Settings(MICE, COPIES), lambda *_: None)
+    # of every arm one prediction with mice, one without, and all arms before any trial taught
+    assert len(seen) == 2 * sum(bool(arm.drugs) for arm in few.trials) + 1
+    assert set(seen) == {responders}
 
 
 def test_every_published_median_is_scored(found) -> None:

@@ -99,8 +99,8 @@ class PatientLaw(NamedTuple):
         Share of the patients in whom each drug does nothing, as if it had not been given (primary resistance),
         independently of the other drugs; None where there is none.
     responder_share, responder_shift : Array [] or None
-        Share of patients who respond to whatever they are given, and what is added to the effect of every drug in
-        them; None where the fit has no such component (`vtrial.responders`).
+        Share of patients who are common responders (`vtrial.responders`), and what is added in them to the effect of
+        every drug that they are not resistant to; None where the fit has no such component.
     """
 
     mu_ln_growth: jax.Array
@@ -252,7 +252,7 @@ class Deviates(NamedTuple):
     resistant_u : Array [R] or None
         Whether the patient is resistant to each drug; None where nobody is.
     responder_u : Array [] or None
-        Whether the patient responds to whatever is given; None where nobody does.
+        Whether the patient is a common responder; None where the fit has no such component.
     """
 
     subgroup_u: jax.Array

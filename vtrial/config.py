@@ -102,7 +102,7 @@ class FitConfig(Section):
     )
     responders: Literal["none", "common"] = Field(
         default="none",
-        description="common: a few PDX models respond better to every drug, by one shift; none: no such component",
+        description="common: every drug does more in a hidden share of PDX models, by one shift; none: no such share",
     )
     reference_doses: dict[Text, Annotated[float, Field(gt=0)]] = Field(
         default={},

@@ -21,6 +21,7 @@ from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Entry, Priors
 from vtrial.published import VISITS, arms_alone
 from vtrial.rates import response_rates
+from vtrial.responders import SITES as OF_RESPONDERS
 from vtrial.translation import plan_cohort
 from vtrial.trial import simulate
 
@@ -95,7 +96,8 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
         Size of the simulation.
     """
     key = jax.random.key(experiment.trial.seed)
-    mice = PriorDraws(jax.random.fold_in(key, 1), priors, draws)
+    has_responders = experiment.fit.responders == "common"
+    mice = PriorDraws(jax.random.fold_in(key, 1), priors, draws, responders=has_responders)
     sampler = PriorSampler(key, priors, draws)
     lines = _growth_lines(experiment, priors, mice, sampler)
     effect = (
@@ -129,6 +131,13 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
         _line("an average new drug takes off a mouse tumour's growth (100: stasis)", "share", 100 * effect, classes),
         _line("of the kill in a mouse, relative to its growth, a patient sees", "share", 100 * kill, scales),
     ]
+    if has_responders:
+        share, shift = (100 * mice.get(name) for name in OF_RESPONDERS)
+        names = [f"classes.default.{name}" for name in OF_RESPONDERS]
+        lines += [
+            _line("of PDX models and patients are common responders", "share", share, names[:1]),
+            _line("more of the growth does every drug take off in a common responder", "share", shift, names[1:]),
+        ]
     shares = [f"translation.{name}" for name in ("resistant_share", "resistant_logit_sd")]
     lines.append(
         _line("of the patients are resistant: the drug does nothing in them", "share", 100 * resistant, shares)

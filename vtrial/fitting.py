@@ -35,9 +35,19 @@ from vtrial.stopping import fit_stopping_rule
 from vtrial.store import RunFolder
 
 LOG = logging.getLogger("vtrial")
-#: further sites that a fit with common responders needs at its end
-OF_RESPONDERS = ("responder_probability", "effect_site_common", "lone_density", "lone_density_common")
-OF_RESPONDERS += ("log_likelihood_pdx_model",)
+#: what the end of a fit reads of every draw, where the model has it
+SITES = (
+    *POPULATION,
+    *PDX_MODEL_LEVEL,
+    "log_likelihood",
+    "effect_site_scale",
+    # with common responders alone
+    "log_likelihood_pdx_model",
+    "responder_probability",
+    "effect_site_common",
+    "lone_density",
+    "lone_density_common",
+)
 
 
 def fit_stage(
@@ -67,7 +77,6 @@ def fit_stage(
     panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells, doses, config.covariates)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
-    sites = (*POPULATION, *PDX_MODEL_LEVEL, "log_likelihood", "effect_site_scale", *OF_RESPONDERS)
     chosen = devices_for(fit_kind(device))
     checkpoint = Checkpoint(folder, "fit", {"fit key": inputs.fit_key, "platform": chosen[0].platform})
     with jax.enable_x64(True), jax.default_device(chosen[0]):
@@ -79,18 +88,16 @@ def fit_stage(
         model = build_model(panel, prior, responders=config.responders)
         first = {"ln_growth": jax.numpy.asarray(panel.initial_growth)}
         key, collective = jax.random.key(config.seed), ("ln_growth",)
-        result = fit(key, model, arrays, first, config, sites, progress, chosen, collective, checkpoint)
-        values = result.values
-        if config.responders == "common":
-            values = drawn_responders(jax.random.fold_in(key, 2), values, panel.sites.pdx_model)
+        result = fit(key, model, arrays, first, config, SITES, progress, chosen, collective, checkpoint)
         progress("mice and cells", 0, 1)
         index = spread_evenly(min(NUM_CELL_DRAWS, config.chains * config.draws), config.chains * config.draws)
         chosen_draws = {k: v.reshape(-1, *v.shape[2:])[index] for k, v in result.draws.items()}
-        key, responder = jax.random.fold_in(key, 1), None
+        values, responder = result.values, None
         if config.responders == "common":
-            responder = values["responder"].reshape(-1, values["responder"].shape[-1])[index]
+            values = drawn_responders(jax.random.fold_in(key, 2), values, panel.sites.pdx_model)
+            responder = values["responder"].reshape(-1, len(panel.labels.pdx_model))[index]
         of_mice = build_model(panel, prior, mouse_level=True, responders=config.responders)
-        within = mouse_draws(key, of_mice, arrays, chosen_draws, responder)
+        within = mouse_draws(jax.random.fold_in(key, 1), of_mice, arrays, chosen_draws, responder)
     cells_kept = {"index": index, "effect": within.effect}
     if config.mouse_level:
         mean, spread = (result.values[name].ravel()[index, None] for name in ("mu_ln_sigma", "omega_ln_sigma"))

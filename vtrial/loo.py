@@ -97,7 +97,7 @@ def left_out_density(panel: Panel, values: Mapping[str, np.ndarray], draws: Mapp
         mean = value("effect")[:, cell]
         if panel.covariates is not None:
             mean = mean + value("covariate_effect") @ panel.covariates.site[lone].T
-        if "responder" in values:  # given the effect the curve does not know whether it is that of a responder
+        if "responder" in values:  # all three given the drawn z, on which p(y | effect) does not depend
             mean = mean + value("responder_shift")[:, None] * value("responder")[:, sites.pdx_model[lone]]
             mouse[:, sites.mouse[lone]] = value("lone_density")[:, lone] + of_sigma[:, sites.mouse[lone]]
         prior = _log_normal(value("effect_site")[:, lone], mean, value("omega_effect")[:, cell])

@@ -254,8 +254,8 @@ def build_model(
         ``mouse_covariance`` [S, 3, 3] of ``(eta, s, c)``, and how they hang together with the effect of the mouse's
         cell. The density is the same.
     responders
-        "common": some PDX models respond to whatever they are given (:mod:`vtrial.responders`). Which do is summed
-        over, or given (`ModelArrays.responder`), as `mouse_level` needs it.
+        "common": some PDX models are common responders (:mod:`vtrial.responders`). Which ones is summed over, or given
+        (`ModelArrays.responder`), as `mouse_level` needs it.
     """
     labels, num_single, bend = panel.labels, panel.num_single, reference_bend(panel.shape)
     num_mice, num_sites = len(labels.mouse), len(labels.pdx_model_drug)
@@ -280,7 +280,7 @@ def build_model(
         if arrays.dosed is not None:
             dose, cell_dose = _dose_strength(labels, prior, panel.dose_law, arrays.dosed)
 
-        # what the covariates of its PDX model add to the mean of the effect on a mouse, and at a site
+        # what its PDX model adds to the mean of the effect on a mouse, and at a site; None, and nothing is added
         shift = site_shift = None
         omega_marginal = omega_effect
         if arrays.covariates is not None:
@@ -289,11 +289,12 @@ def build_model(
             between = jnp.square(arrays.covariates.spread) @ jnp.square(covariate_effect)
             omega_marginal = jnp.sqrt(jnp.square(omega_effect) + between)
         share, common = _responders(prior, responders)
-        if common is not None and arrays.responder is not None:  # a shift as any other
+        summed_over = responders == "common" and arrays.responder is None
+        if arrays.responder is not None:  # a shift as any other
             numpyro.factor("responder", jnp.sum(jnp.log(jnp.where(arrays.responder > 0.0, share, 1.0 - share))))
             own = common * arrays.responder
-            given = own[curves.pdx_model[:num_single]], own[arrays.sites.pdx_model]
-            shift, site_shift = given if shift is None else (shift + given[0], site_shift + given[1])
+            more = own[curves.pdx_model[:num_single]], own[arrays.sites.pdx_model]
+            shift, site_shift = more if shift is None else (shift + more[0], site_shift + more[1])
 
         # single agents and controls: an effect is integrated out with the mouse unless several mice or a censored one
         # share it
@@ -324,7 +325,7 @@ def build_model(
 
         # the same mice, were all PDX models common responders: everything behind a density moves, no covariance does
         moved: list[_Part] = []
-        if common is not None and arrays.responder is None:
+        if summed_over:
             by = jnp.where(treated, common, 0.0)
             by = by if dose is None else by * dose
             moved = [_moved(shared, parts[0], growth[single], by)]
@@ -336,19 +337,19 @@ def build_model(
             loading = effect_loading(shared, growth[lone], site_scale)
             if dose is not None:  # the site's effect is that at the reference dose, the mouse has another
                 loading = loading * dose[lone][:, None, None]
-            shift, reduction = parts[0].whitened.take(lone).condition(loading)
+            learnt, reduction = parts[0].whitened.take(lone).condition(loading)
             rule, spread = _combination_rule(labels, prior, arrays, num_shared, cell_dose)
             prior_mean = site_mean
-            site_mean = site_mean + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
+            site_mean = site_mean + jnp.where(has_lone_mouse, learnt[:, 0], 0.0)
             site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction[:, 0, 0], 0.0))
             site_effect = deterministic("effect_site", site_mean + site_scale * site_z)
             deterministic("effect_site_scale", site_scale)
             joint, rest = rule(site_effect), slice(num_single, None)
             cell = curves.combination_cell[rest]
             parts.append(_curves(shared, arrays, sigma, growth, joint[cell], spread[cell], rest, bend))
-            if moved and common is not None:
-                shift, _ = moved[0].whitened.take(lone).condition(loading)
-                mean = prior_mean + common + jnp.where(has_lone_mouse, shift[:, 0], 0.0)
+            if summed_over:
+                learnt, _ = moved[0].whitened.take(lone).condition(loading)
+                mean = prior_mean + common + jnp.where(has_lone_mouse, learnt[:, 0], 0.0)
                 by = rule(deterministic("effect_site_common", mean + site_scale * site_z)) - joint
                 deterministic("lone_density", parts[0].log_density[lone])
                 deterministic("lone_density_common", moved[0].log_density[lone])
@@ -356,7 +357,7 @@ def build_model(
 
         elif num_sites:
             deterministic("effect_site", site_mean + site_scale * site_z)
-            if moved and common is not None:
+            if summed_over:
                 deterministic("effect_site_common", site_mean + common + site_scale * site_z)
 
         log_density = jnp.concatenate([part.log_density for part in parts])
@@ -379,7 +380,7 @@ def build_model(
                 spread_given = jnp.where(given, 0.0, spread_single)
                 within[0] = _curves(shared, arrays, sigma, growth, effect_given, spread_given, single, bend)
             known = [part.whitened.condition(part.covariance) for part in within]
-            mean = jnp.concatenate([part.mean + shift for part, (shift, _) in zip(within, known, strict=True)])
+            mean = jnp.concatenate([part.mean + more for part, (more, _) in zip(within, known, strict=True)])
             covariance = jnp.concatenate([p.covariance - less for p, (_, less) in zip(within, known, strict=True)])
             if num_censored:
                 mean = mean.at[arrays.censored.mouse].set(hidden[0])

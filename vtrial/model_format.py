@@ -57,7 +57,7 @@ DOSE_PRIORS = {
     "emax": ("dose_response.ln_ed50", "dose_response.ln_hill"),
     "log_linear": ("dose_response.ln_slope",),
 }
-#: the same of PDX models that respond to whatever they are given
+#: the same of common responders (`vtrial.responders`)
 RESPONDER_PRIORS = {
     "none": (),
     "common": ("classes.default.responder_share", "classes.default.responder_shift"),

@@ -11,6 +11,7 @@ import numpy as np
 from vtrial.posterior import Draws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
+from vtrial.responders import SITES as OF_RESPONDERS
 
 #: site of the model -> name of its prior
 _PRIOR: Mapping[str, str] = {
@@ -46,17 +47,30 @@ class PriorDraws:
     No drug, class, tumour type or pair of classes has a label: all are new to it, so that the translation draws each
     from the population one level up, the same for every arm that shares it.
 
+    Parameters
+    ----------
+    key
+        Consumed.
+    priors
+        Of the experiment.
+    size
+        Number of draws.
+    responders
+        Whether the model has common responders (:mod:`vtrial.responders`).
+
     Attributes
     ----------
     size : int
         Number of draws.
     """
 
-    def __init__(self, key: jax.Array, priors: Priors, size: int):
+    def __init__(self, key: jax.Array, priors: Priors, size: int, *, responders: bool = False):
         self.size = size
         sampler = PriorSampler(key, priors, size)
         self._values = {site: sampler.entry(name) for site, name in _PRIOR.items()}
         self._values["mu_ln_omega_effect"] = np.log(sampler.entry("classes.default.between_models"))
+        if responders:
+            self._values |= {site: sampler.entry(f"classes.default.{site}") for site in OF_RESPONDERS}
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -235,7 +235,7 @@ class _KnownModels:
         return mean + spread * self._sampler.normal(f"effect of {drug} in model {model}")
 
     def _is_responder(self, model: str) -> np.ndarray:
-        """Whether a PDX model responds to whatever it is given: 0 or 1, [D]."""
+        """Whether a PDX model is a common responder: 0 or 1, [D]."""
         if model not in self._responder:
             u = ndtr(self._sampler.normal(f"responder {model}"))
             self._responder[model] = (u < self._draws.get("responder_share")).astype(float)

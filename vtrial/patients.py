@@ -89,7 +89,7 @@ class Parts(NamedTuple):
     resistance : bool
         Whether a drug does nothing in some patients (`PatientLaw.resistant_share`).
     responders : bool
-        Whether some patients respond to whatever they are given (`PatientLaw.responder_share`).
+        Whether some patients are common responders (`PatientLaw.responder_share`).
     """
 
     new_lesions: bool = True

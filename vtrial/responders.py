@@ -1,4 +1,4 @@
-"""PDX models that respond to whatever they are given: a hidden class of PDX models, summed over.
+"""Common responders: a hidden class of PDX models in which every drug does more, summed over.
 
 With ``fit.responders: common`` every PDX model m is a common responder with probability ``responder_share``, and the
 effect of every drug in such a model is larger by ``responder_shift``:

@@ -150,7 +150,9 @@ def validate(
     arms = [arm for arm in priors.trials if arm.drugs]
     key = jax.random.key(settings.seed)
     mice = _Pipeline(Taught(key, arms, draws, priors, aliases, settings, progress))
-    prior_draws = PriorDraws(jax.random.fold_in(key, 1), priors, draws.size)
+    # the same model, with common responders where the fit has them
+    has_responders = "responder_share" in draws
+    prior_draws = PriorDraws(jax.random.fold_in(key, 1), priors, draws.size, responders=has_responders)
 
     def without_mice(what: str, done: int, total: int) -> None:
         progress(f"{what}, no mice", done, total)
