@@ -161,7 +161,7 @@ def main() -> None:
         draws = {k: np.asarray(v) for k, v in sampler.get_samples().items()}
         said = [
             f"{k} {np.array2string(draws[k].mean(0), precision=3)} +- {np.array2string(draws[k].std(0), precision=3)}"
-            for k in ("kappa", "a", "omega", "bend", "correlation", "ln_sigma_sd")
+            for k in ("kappa", "a", "omega", "bend", "correlation", "ln_sigma", "ln_sigma_sd")
             if k in draws
         ]
         divergent = int(sampler.get_extra_fields()["diverging"].sum())

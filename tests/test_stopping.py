@@ -116,6 +116,16 @@ def test_first_two_measurements_are_made_and_none_after_leaving(rule):
     assert 2 < made.sum(1).mean() < 20
 
 
+def test_the_odds_of_leaving_are_multiplied(rule):
+    day = 5.0 * jnp.arange(20, dtype=jnp.float32)
+    log_volume = jnp.broadcast_to(5.4 + 0.03 * day, (300, 20))
+    at = (np.array([0.1, 1.0]), np.array([5.5, 6.4]), np.array([10.0, 40.0]))
+    one, twice = fitted_hazard(rule, *at), fitted_hazard(rule.with_odds(2.0), *at)
+    np.testing.assert_allclose(twice / (1 - twice), 2.0 * one / (1 - one), rtol=1e-5)
+    assert np.asarray(stay(jax.random.key(3), rule.with_odds(0.0), log_volume, day)).all()
+    np.testing.assert_array_equal(rule.with_odds(1.0).coefficient, rule.coefficient)
+
+
 def test_stay_follows_the_hazard(rule):
     """Share of mice measured at each time is the product of the chances to stay, and the key decides."""
     day = 5.0 * jnp.arange(8, dtype=jnp.float32)

@@ -100,9 +100,8 @@ def crossvalidation_stage(
             entries.append({"fold": fold.name, **fit_stage(part, home, fit_device, progress, None)})
         progress("prediction", number, len(folds))
         with home.open_posterior() as tree, jax.default_device(device_for(device)):
-            result = predict_pairs(
-                jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, priors, stopping_rule(tree)
-            )
+            rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds)
+            result = predict_pairs(jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, priors, rule)
         predicted.append(result)
     pairs = pd.concat([one.pairs for one in predicted], ignore_index=True)
     arms = arm_table(pairs, np.concatenate([one.responds for one in predicted], axis=-1))

@@ -39,6 +39,11 @@ class StoppingRule(NamedTuple):
     coefficient: Float[Array, " F"]
     gap_days: float
 
+    def with_odds(self, ratio: float) -> StoppingRule:
+        """The rule under which the odds of leaving after any measurement are `ratio` times as high; 0: nobody leaves."""
+        with np.errstate(divide="ignore"):
+            return self._replace(coefficient=self.coefficient.at[0].add(np.log(ratio)))
+
 
 def features(log_fold, log_volume, day, xp=jnp):
     """Features of the hazard, last axis F: intercept and piecewise linear terms.
