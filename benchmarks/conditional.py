@@ -23,9 +23,11 @@ import numpy as np
 import simulate as same
 
 from vtrial import trial
+from vtrial.arm_layout import lay_out
 from vtrial.base import Schedule, Trial
 from vtrial.counting import block_of_patients, read_all, shift_of
-from vtrial.patients import BLOCK, draw_key, lay_out, parts_of
+from vtrial.course_parts import parts_of
+from vtrial.deviates import BLOCK, draw_key
 from vtrial.response import PR, RECIST_1_1
 
 BLOCKS, SEEDS = 2, 4

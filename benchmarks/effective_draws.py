@@ -29,6 +29,7 @@ import numpyro.distributions as dist
 from numpyro.infer import MCMC, NUTS, init_to_value
 
 from vtrial.config import FitConfig
+from vtrial.curve_density import coefficient_covariance, coefficient_mean
 from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
 from vtrial.experiment import load_experiment
@@ -36,14 +37,8 @@ from vtrial.fitting import curve_shape
 from vtrial.growth_laws import reference_bend
 from vtrial.inference import fit
 from vtrial.inputs import read_inputs
-from vtrial.model import (
-    _mouse_level,
-    _population,
-    arrays_of,
-    build_model,
-    coefficient_covariance,
-    coefficient_mean,
-)
+from vtrial.levels import population, shared_by_mice
+from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS
 from vtrial.panel import build_panel
 
@@ -63,11 +58,13 @@ def explicit_model(panel, prior, *, centred: bool):
 
     def model(arrays):
         curves = arrays.curves
-        ln_growth_type, omega_growth, effect, omega_effect = _population(labels, prior, arrays)
+        ln_growth_type, omega_growth, effect, omega_effect = population(
+            labels, prior, arrays.drug_class, arrays.drug_type_drug
+        )
         with numpyro.plate("pdx_model", len(labels.pdx_model)):
             kind = arrays.pdx_model_type
             ln_growth = numpyro.sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
-        shared = _mouse_level(prior, jnp.mean(ln_growth))
+        shared = shared_by_mice(prior, jnp.mean(ln_growth))
         mu = numpyro.sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
         omega = numpyro.sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
         growth = jnp.exp(ln_growth)[curves.pdx_model]

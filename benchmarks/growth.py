@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from vtrial.curve_summary import residual_covariance
 from vtrial.experiment import load_experiment
 from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.inputs import read_inputs
 from vtrial.model_format import CurveShape
-from vtrial.panel import residual_covariance
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST, LEAST_MICE = 6, 16  # measurements of a curve, mice of an arm

@@ -32,10 +32,10 @@ import pandas as pd
 from numpyro.infer import MCMC, NUTS
 from scipy.linalg import solve_triangular
 
+from vtrial.curve_summary import residual_covariance
 from vtrial.growth_laws import reference_bend, time_courses
 from vtrial.marginal import LinearGaussianMarginal
 from vtrial.model_format import CurveShape
-from vtrial.panel import residual_covariance
 
 TABLES = ("maeve_genentech", "invivosyn_combinations", "lxf_a677_erlotinib")
 #: posterior means of experiments/pdxe.yaml: SD of bends, their correlation with mean rates, share of an effect lost

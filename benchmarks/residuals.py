@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize, stats
 
+from vtrial.curve_summary import residual_covariance
 from vtrial.experiment import load_experiment
 from vtrial.growth_laws import time_courses
 from vtrial.inputs import read_inputs
 from vtrial.model_format import CurveShape
-from vtrial.panel import residual_covariance
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST = 8  # measurements of a curve

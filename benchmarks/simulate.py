@@ -33,8 +33,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from vtrial import trial  # noqa: E402
+from vtrial.arm_layout import lay_out  # noqa: E402
 from vtrial.base import PatientLaw, Schedule, Trial  # noqa: E402
-from vtrial.patients import lay_out, parts_of  # noqa: E402
+from vtrial.course_parts import parts_of  # noqa: E402
 from vtrial.response import CR, PR  # noqa: E402
 
 LESIONS, VISITS, SEGMENTS_PER_VISIT = 3, 8, 2

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vtrial.arm_layout import lay_out
 from vtrial.config import Cohort
 from vtrial.growth_laws import REFERENCE_VOLUME
 from vtrial.inhibition import COLUMNS, NUM_KEPT, above_singles, drug_sets, inhibition, inhibition_rows
 from vtrial.model_format import CurveShape
-from vtrial.patients import lay_out
 
 DOSE = {"dose": "1 mg", "repeat": "1 d"}
 NUM_DRAWS, DAY, LOSS_RATE = 3, 21.0, 0.02

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vtrial.censored_rows import MAX_CENSORED, Censored
 from vtrial.dataset import read_dataset
 from vtrial.errors import InputError
 from vtrial.growth_laws import time_courses
 from vtrial.model_format import CurveShape
-from vtrial.panel import MAX_CENSORED, Censored, Panel, build_panel
+from vtrial.panel import Panel, build_panel
 
 LOSS_RATE = 0.02
 WHITE = CurveShape(LOSS_RATE, 0.0, 0.0)

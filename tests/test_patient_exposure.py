@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from vtrial import trial
+from vtrial.arm_layout import lay_out
 from vtrial.base import PatientLaw, Schedule, Trial
 from vtrial.course import decays, own_exposure, under_one_drug, under_several_drugs
+from vtrial.course_parts import EVERYTHING
+from vtrial.deviates import BLOCK, block_deviates, draw_key
 from vtrial.exposure import at_level
-from vtrial.patients import BLOCK, EVERYTHING, block_deviates, draw_key, lay_out, patients_of
+from vtrial.patients import patients_of
 
 DRUGS = ["a", "b"]
 REGIMENS = lay_out(DRUGS, [["a"], ["b"], ["a", "b"]])

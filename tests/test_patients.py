@@ -1,26 +1,25 @@
-"""Virtual patients: who they are does not hang on what is asked for, and they follow their law."""
+"""Virtual patients follow their law."""
 
 from __future__ import annotations
 
 import math
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtrial import patients, sobol
+from vtrial import patients
+from vtrial.arm_layout import lay_out
 from vtrial.base import MAX_LESIONS, PatientLaw
-from vtrial.patients import BLOCK, EVERYTHING, block_deviates, draw_key, drug_hash, lay_out, patients_of
+from vtrial.deviates import BLOCK, block_deviates, draw_key
+from vtrial.patients import patients_of
 
 KEY = jax.random.key(11)
 NUM_BLOCKS = 8
 NUM_PATIENTS = NUM_BLOCKS * BLOCK
 # All keys are fixed, so a bound is a bound on bugs: at 5 SD, chance alone fails one of a million checks.
 SIGMA = 5.0
-
-deviates_of = jax.jit(block_deviates, static_argnames=("num_visits", "parts"))
 
 
 def law_of(**changes) -> PatientLaw:
@@ -75,92 +74,6 @@ def people():
 def close(sample, mean, sd):
     """Mean of a sample within SIGMA standard errors of what it should be."""
     assert abs(np.mean(sample) - mean) < SIGMA * sd / math.sqrt(np.size(sample)), (np.mean(sample), mean)
-
-
-# ------------------------------------------------------------------------------------------------ who is who
-
-
-def test_a_drug_has_its_numbers_by_name_and_others_do_not_matter():
-    key, zero = draw_key(KEY, jnp.int32(3)), jnp.int32(0)
-    one = deviates_of(key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4)
-    two = deviates_of(key, zero, drug_hash(["c", "a"]), REGIMENS.combination_hash[1:3], 6)
-    np.testing.assert_array_equal(two.effect_z, one.effect_z[jnp.array([2, 0])])
-    np.testing.assert_array_equal(two.combination_z[0], one.combination_z[1])
-    # later visits change nothing before them
-    np.testing.assert_array_equal(two.reading_z[:5], one.reading_z)
-    np.testing.assert_array_equal(two.missed_u[:4], one.missed_u)
-    for name in ("growth_z", "loss_rate_z", "sld_z", "lesion_pace_z", "new_lesion_e"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-        assert getattr(one, name).dtype == jnp.float32
-
-
-def test_draws_blocks_and_keys_give_other_patients():
-    numbers = [
-        jax.random.normal(jax.random.fold_in(draw_key(key, jnp.int32(draw)), jnp.int32(block)), ())
-        for key in (KEY, jax.random.key(12))
-        for draw in (0, 1)
-        for block in (0, 1)
-    ]
-    assert len({float(number) for number in numbers}) == 8
-
-
-def test_all_quantities_are_independent():
-    key, zero = draw_key(KEY, jnp.int32(0)), jnp.int32(0)
-    deviates = deviates_of(
-        *(key, zero, drug_hash(["a", "b", "c"]), REGIMENS.combination_hash[:2], 4),
-        EVERYTHING._replace(exposure=True, late_visits=True, cut_off=True, resistance=True, responders=True),
-    )
-    rows = np.concatenate([np.asarray(leaf).reshape(-1, BLOCK) for leaf in deviates])
-    correlation = np.corrcoef(rows)
-    off = np.abs(correlation[~np.eye(len(rows), dtype=bool)])
-    # the SD of a correlation of independent numbers is 1 / sqrt(n); combination_z of one set of drugs comes once here
-    assert off.max() < SIGMA / math.sqrt(BLOCK)
-
-
-def test_hashes_are_the_same_on_every_machine():
-    assert int(drug_hash(["avutometinib"])[0]) == zlib.crc32(b"avutometinib") == int(REGIMENS.drug_hash[0])
-    one, two = (lay_out(drugs, [drugs]).combination_hash[0] for drugs in (["x", "y"], ["y", "x"]))
-    assert one == two
-    assert len({patients._STREAM[name] for name in patients.Deviates._fields}) == len(patients.Deviates._fields)
-
-
-def test_no_two_quantities_share_a_dimension_of_the_sequence():
-    """As many drugs, combinations and visits as there may be: 47 and 45 places below the dimensions of late visits."""
-    everything = EVERYTHING._replace(exposure=True, late_visits=True, cut_off=True, resistance=True, responders=True)
-    taken = patients._dimensions(patients.Places(tuple(range(47)), tuple(range(45))), 31, everything)
-    flat = [one for some in taken.values() for one in some]
-    assert len(set(flat)) == len(flat) and max(flat) < sobol.MAX_DIMENSIONS
-    with pytest.raises(ValueError, match="no room for 48 drugs"):
-        patients._dimensions(patients.Places(tuple(range(48)), ()), 31, everything)
-
-
-# ------------------------------------------------------------------------------------------------ regimens
-
-
-def test_lay_out_adds_what_the_null_models_need():
-    regimens = lay_out(["a", "b", "c"], [["c"], ["b", "a"], []])
-    assert regimens.present.tolist() == [
-        [False, False, True],
-        [True, True, False],
-        [False, False, False],
-        [False, True, False],  # b alone at the doses of arm 1
-        [True, False, False],  # a alone
-        [True, True, False],  # Bliss
-    ]
-    assert regimens.bliss.tolist() == [False] * 5 + [True]
-    assert regimens.arm.tolist() == [0, 1, 2, 1, 1, 1]
-    assert np.argwhere(regimens.parts).tolist() == [[1, 3], [1, 4]]
-    # the Bliss row is the same set of drugs
-    assert regimens.combination_hash[1] == regimens.combination_hash[5] != regimens.combination_hash[3]
-
-
-@pytest.mark.parametrize("arm", [["a", "d"], ["a", "a"]])
-def test_lay_out_refuses_unknown_and_double_drugs(arm):
-    with pytest.raises(ValueError, match=r"arm 1: got the drugs .*allowed are \['a', 'b'\], each once"):
-        lay_out(["a", "b"], [["a"], arm])
-
-
-# ------------------------------------------------------------------------------------------------ the law
 
 
 def test_number_of_lesions_by_hand():

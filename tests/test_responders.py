@@ -31,7 +31,9 @@ from tests.test_model import (
 )
 from vtrial import sobol
 from vtrial.conditional import mouse_draws
+from vtrial.course_parts import EVERYTHING, parts_of
 from vtrial.dataset import read_dataset
+from vtrial.deviates import BLOCK, block_deviates, places_of, sobol_deviates, sobol_points
 from vtrial.dose_response import DoseResponse
 from vtrial.evidence import Evidence
 from vtrial.inhibition import inhibition
@@ -39,16 +41,7 @@ from vtrial.loo import left_out_density
 from vtrial.model import arrays_of, build_model
 from vtrial.next_study import cell_rates, draw_normals
 from vtrial.panel import build_panel
-from vtrial.patients import (
-    BLOCK,
-    EVERYTHING,
-    block_deviates,
-    parts_of,
-    patients_of,
-    places_of,
-    sobol_deviates,
-    sobol_points,
-)
+from vtrial.patients import patients_of
 from vtrial.predict import new_models
 from vtrial.priors import load_priors
 from vtrial.residual_scales import ScaleCoordinate

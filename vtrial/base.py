@@ -157,7 +157,7 @@ class Schedule(NamedTuple):
 
 
 class Regimens(NamedTuple):
-    """Which drugs are given together, and which rows are the null models of which; see `patients.lay_out`.
+    """Which drugs are given together, and which rows are the null models of which; see `arm_layout.lay_out`.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ class Trial(NamedTuple):
     schedule : Schedule
         Visits and segments.
     regimens : Regimens
-        See `patients.lay_out`.
+        See `arm_layout.lay_out`.
     prevalence : Array [B]
         Share of each subgroup; ``[1.0]`` without subgroups.
     """
@@ -215,8 +215,8 @@ class Trial(NamedTuple):
 class Deviates(NamedTuple):
     """The random numbers of patients: z standard normal, u uniform on [0, 1), e unit exponential.
 
-    Each is [..., P]; what stands below is one patient. Those of a part that is left out (`patients.Parts`) are None;
-    typed Any, since under jit nothing could check it.
+    Each is [..., P]; what stands below is one patient. Those of a part that is left out (`course_parts.Parts`) are
+    None; typed Any, since under jit nothing could check it.
 
     Attributes
     ----------

@@ -28,8 +28,10 @@ from vtrial.course import (
     under_several_drugs,
     visit_days,
 )
+from vtrial.course_parts import EVERYTHING, Parts
+from vtrial.deviates import BLOCK, Places, block_deviates, sobol_deviates
 from vtrial.endpoints import best_change, change_bin, ending, ending_days
-from vtrial.patients import BLOCK, EVERYTHING, Parts, Places, block_deviates, patients_of, sobol_deviates
+from vtrial.patients import patients_of
 from vtrial.response import (
     NE,
     RecistRule,

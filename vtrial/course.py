@@ -20,9 +20,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from vtrial.base import PatientLaw, Patients, Schedule
+from vtrial.course_parts import EVERYTHING, Parts
 from vtrial.exposure import TwoPoints, mean_at_level
 from vtrial.growth import DIAMETER_PER_VOLUME, mean_decay
-from vtrial.patients import EVERYTHING, Parts
 from vtrial.response import RecistRule, next_response
 from vtrial.treatment import joint_effect, new_lesion_ratio
 

@@ -12,20 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import solve_triangular
 
+from vtrial.censored_rows import Censored, censored_rows, hidden_rows
 from vtrial.covariates import covariate_values
+from vtrial.curve_summary import curve_summary
 from vtrial.dataset import Dataset
 from vtrial.dose_response import DoseResponse
+from vtrial.dose_rows import Dosed, dose_rows
 from vtrial.errors import InputError
-from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.model_format import CurveShape
 from vtrial.residual_scales import ScaleCoordinate, scale_coordinate
-
-#: Censored measurements of one mouse that enter the likelihood. Of a curve with three coefficients that is known to
-#: lie below the limit on the first and the last day and twice between, the other days below the limit say next to
-#: nothing more.
-MAX_CENSORED = 4
 
 
 class Labels(NamedTuple):
@@ -83,35 +79,6 @@ class Combinations(NamedTuple):
     shared: np.ndarray  # [C] index among the cells with several mice, whose own deviation is explicit; -1 elsewhere
 
 
-class Censored(NamedTuple):
-    """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last included.
-
-    Given the coefficients theta, the uncensored days and the hidden ln volumes h of the rows before it, row k is
-    ``Normal(basis_k theta + offset_k + earlier_k h, scale_k^2 sigma^2)``.
-    """
-
-    mouse: np.ndarray  # [Q] index into the curves
-    basis: np.ndarray  # [Q, K, p]
-    offset: np.ndarray  # [Q, K]
-    earlier: np.ndarray  # [Q, K, K] strictly lower triangular
-    scale: np.ndarray  # [Q, K]
-    present: np.ndarray  # [Q, K] bool
-    log_limit: float
-
-
-class Dosed(NamedTuple):
-    """Doses of mice and cells: which of the drugs at several doses, and ln(dose / its reference dose).
-
-    Elsewhere the index is 0 and the logarithm too: the strength is 1, whatever the law.
-    """
-
-    drug: np.ndarray  # [num_single] index into `Labels.dosed_drug`
-    ln_dose: np.ndarray  # [num_single]
-    cell_drug: np.ndarray  # [C, D] of every drug of a combination cell
-    cell_ln_dose: np.ndarray  # [C, D]
-    reference: np.ndarray  # [dosed_drug] reference doses, in the units of the table
-
-
 class Covariates(NamedTuple):
     """Q covariates of PDX models, and what each of the B = classes x Q effects of them is multiplied by.
 
@@ -146,66 +113,6 @@ class Panel(NamedTuple):
     dosed: Dosed | None = None  # None where every drug has one dose
     dose_law: str = "none"
     covariates: Covariates | None = None
-
-
-def residual_covariance(day: np.ndarray, shape: CurveShape) -> np.ndarray:
-    """Covariance of the residuals of one curve over sigma^2, [T, T]; see :class:`vtrial.model_format.CurveShape`."""
-    if shape.residual_days == 0.0:
-        return np.eye(len(day))
-    apart, together = np.abs(day[:, None] - day[None, :]), day[:, None] + day[None, :]
-    process = np.exp(-apart / shape.residual_days) - np.exp(-together / shape.residual_days)
-    return (1.0 - shape.residual_white) * process + shape.residual_white * np.eye(len(day))
-
-
-def _summarise(day: np.ndarray, log_volume: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, np.ndarray, float]:
-    """``[z, RSS]`` and R of one curve whose residuals are made independent, and the log Jacobian of that.
-
-    Curves shorter than the basis get zero rows.
-    """
-    root = np.linalg.cholesky(residual_covariance(day, shape))
-    columns = solve_triangular(root, time_courses(day, shape), lower=True)
-    log_volume = solve_triangular(root, log_volume - fixed_course(day, shape), lower=True)
-    size = columns.shape[1]
-    orthogonal, triangle = np.linalg.qr(columns)
-    z = orthogonal.T @ log_volume
-    rest = log_volume - orthogonal @ z
-    statistics, padded = np.zeros(size + 1), np.zeros((size, size))
-    statistics[: len(z)] = z
-    statistics[size] = rest @ rest if len(day) > size else 0.0
-    padded[: len(z)] = triangle
-    return statistics, padded, -float(np.log(np.diag(root)).sum())
-
-
-def _hidden_rows(day: np.ndarray, hidden: np.ndarray, log_volume: np.ndarray, shape: CurveShape):
-    """Basis, offset, earlier, scale and present of the `hidden` days (indices, in order), as in `Censored`.
-
-    Their residuals are correlated with those that are seen: conditioning gives a mean and a covariance, whose unit
-    triangular factor takes the hidden days one after the other.
-    """
-    seen = np.setdiff1d(np.arange(len(day)), hidden)
-    covariance, columns = residual_covariance(day, shape), time_courses(day, shape)
-    fixed = fixed_course(day, shape)
-    gain = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, hidden)]).T
-    root = np.linalg.cholesky(covariance[np.ix_(hidden, hidden)] - gain @ covariance[np.ix_(seen, hidden)])
-    scale = np.diag(root)
-    unit = root / scale
-    number = len(hidden)
-    rows, offset, earlier = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED), np.zeros((MAX_CENSORED, MAX_CENSORED))
-    rows[:number] = np.linalg.solve(unit, columns[hidden] - gain @ columns[seen])
-    offset[:number] = np.linalg.solve(unit, gain @ (log_volume - fixed)[seen] + fixed[hidden])
-    earlier[:number, :number] = np.eye(number) - np.linalg.inv(unit)
-    padded_scale = np.ones(MAX_CENSORED)
-    padded_scale[:number] = scale
-    return rows, offset, earlier, padded_scale, np.arange(MAX_CENSORED) < number
-
-
-def _censored(mouse: list[int], parts: list[tuple[np.ndarray, ...]], log_limit: float) -> Censored:
-    """Rows of all censored mice; empty arrays of the right shape where there is none."""
-    size = MAX_CENSORED
-    empty = (np.zeros((0, size, 3)), *(np.zeros(s) for s in ((0, size), (0, size, size), (0, size))))
-    stacked = [np.stack(x) for x in zip(*parts, strict=True)] if parts else [*empty, np.zeros((0, size), bool)]
-    basis, offset, earlier, scale, present = stacked
-    return Censored(np.array(mouse, dtype=np.int32), basis, offset, earlier, scale, present, log_limit)
 
 
 def build_panel(
@@ -294,21 +201,16 @@ def build_panel(
     statistics, triangle = np.zeros((num_mice, 4)), np.zeros((num_mice, 3, 3))
     num_measurements, log_jacobian = np.zeros(num_mice), np.zeros(num_mice)
     censored_of: list[int] = []
-    hidden_parts: list[tuple[np.ndarray, ...]] = []
+    hidden: list[tuple[np.ndarray, ...]] = []
     for i, key in enumerate(mice.index):
         curve = groups[key]
         below = curve["censored"].to_numpy()
         day, volume = curve["day"].to_numpy(float), curve["volume_mm3"].to_numpy(float)
         log_volume = np.log(np.where(below, 1.0, volume))
-        statistics[i], triangle[i], log_jacobian[i] = _summarise(day[~below], log_volume[~below], shape)
+        statistics[i], triangle[i], log_jacobian[i] = curve_summary(day[~below], log_volume[~below], shape)
         num_measurements[i] = (~below).sum()
         if below.any():
-            # latest first: it binds hardest, and once it holds the earlier ones nearly do (see model._censored_density)
-            chosen = np.unique(np.linspace(0, below.sum() - 1, MAX_CENSORED).round().astype(int))[::-1]
-            low, kept = np.flatnonzero(below)[chosen], ~below
-            kept[low] = True
-            place = np.searchsorted(np.flatnonzero(kept), low)
-            hidden_parts.append(_hidden_rows(day[kept], place, log_volume[kept], shape))
+            hidden.append(hidden_rows(day, log_volume, below, shape))
             censored_of.append(i)
     censored_mouse = np.full(num_mice, -1, dtype=np.int32)
     censored_mouse[censored_of] = np.arange(len(censored_of))
@@ -407,7 +309,7 @@ def build_panel(
             np.array([arm_type_index[(arm, int(model_type[m]))] for m, arm in cells], dtype=np.int32),
             np.where(several, np.cumsum(several) - 1, -1).astype(np.int32),
         ),
-        censored=_censored(censored_of, hidden_parts, float(np.log(dataset.detection_limit_mm3))),
+        censored=censored_rows(censored_of, hidden, float(np.log(dataset.detection_limit_mm3))),
         pdx_model_type=model_type,
         drug_class=np.array([classes.index(drug_class[d]) for d in used], dtype=np.int32),
         drug_type_drug=np.array([drug_index[d] for d, _ in pairs_of_type], dtype=np.int32),
@@ -415,7 +317,7 @@ def build_panel(
         shape=shape,
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
         scales=scale_coordinate(statistics[:, -1], num_measurements - (statistics.shape[1] - 1)),
-        dosed=_dosed(dataset, dose_response, mice["drugs"].to_list()[:num_single], [arm for _, arm in cells], width)
+        dosed=dose_rows(dataset, dose_response, mice["drugs"].to_list()[:num_single], [arm for _, arm in cells], width)
         if dose_response
         else None,
         dose_law=dose_response.law if dose_response else "none",
@@ -450,35 +352,4 @@ def _covariates(dataset: Dataset, panel: Panel) -> Covariates:
         rows(curves.drug_type[single], alone),
         rows(sites.drug_type, centred[sites.pdx_model]),
         rows(np.arange(len(labels.drug_type)), spread.reshape(-1, len(labels.covariate))),
-    )
-
-
-def _dosed(
-    dataset: Dataset,
-    dose_response: DoseResponse,
-    single: list[tuple[str, ...]],
-    cells: list[str],
-    width: int,
-) -> Dosed:
-    """Doses of the mice under one drug or none, and of the drugs of every combination cell."""
-    reference = dose_response.reference
-    place = {drug: i for i, drug in enumerate(sorted(reference))}
-
-    def at(drug: str) -> tuple[int, float]:
-        dose = dataset.doses.get(drug)
-        if dose is None or dose.drug not in reference:
-            return 0, 0.0
-        return place[dose.drug], float(np.log(dose.amount / reference[dose.drug]))
-
-    mice = [at(drugs[0]) if drugs else (0, 0.0) for drugs in single]
-    cell = np.zeros((len(cells), width, 2))
-    for c, arm in enumerate(cells):
-        for j, drug in enumerate(dataset.arms[arm]):
-            cell[c, j] = at(drug)
-    return Dosed(
-        np.array([i for i, _ in mice], np.int32),
-        np.array([ln for _, ln in mice]),
-        cell[..., 0].astype(np.int32),
-        cell[..., 1],
-        np.array([reference[drug] for drug in sorted(reference)]),
     )

@@ -79,7 +79,7 @@ def mouse_law(draws: Draws) -> MouseLaw:
 
 
 def residual_root(day: Float[Array, " T"], shape: CurveShape) -> Float[Array, "T T"]:
-    """Lower factor of :func:`vtrial.panel.residual_covariance`, on the device."""
+    """Lower factor of :func:`vtrial.curve_summary.residual_covariance`, on the device."""
     if shape.residual_days == 0.0:
         return jnp.eye(day.shape[0], dtype=day.dtype)
     apart, together = jnp.abs(day[:, None] - day[None, :]), day[:, None] + day[None, :]

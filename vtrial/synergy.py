@@ -24,12 +24,12 @@ from vtrial.combination_index import (
     excess,
     summarise_index,
 )
+from vtrial.curve_density import coefficient_mean
 from vtrial.disk import whole
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
 from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.inputs import marks, read_inputs
-from vtrial.model import coefficient_mean
 from vtrial.posterior import Draws, shape_of
 from vtrial.store import RunFolder
 from vtrial.table import listed, nearest

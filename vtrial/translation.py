@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, logit
 
+from vtrial.arm_layout import lay_out
 from vtrial.base import PatientLaw, Regimens, Schedule, Trial
 from vtrial.config import Cohort, CutOff, Visits
 from vtrial.dosing import Dosing, segment_edges
 from vtrial.errors import InputError
-from vtrial.patients import lay_out
 from vtrial.pharmacology import arm_exposure, between_patients
 from vtrial.posterior import Draws
 from vtrial.prior_draws import PriorSampler

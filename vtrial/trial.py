@@ -25,8 +25,9 @@ from vtrial import sobol
 from vtrial.base import Counts, EndpointCounts, PatientLaw, Schedule, Trajectories, Trial
 from vtrial.counting import Plan, Setup, block_of_patients, count_block, read_all, shift_of
 from vtrial.course import stored, visit_days
+from vtrial.course_parts import Parts, parts_of
+from vtrial.deviates import BLOCK, Numbers, draw_key, places_of, sobol_points
 from vtrial.endpoints import best_change
-from vtrial.patients import BLOCK, Numbers, Parts, draw_key, parts_of, places_of, sobol_points
 from vtrial.response import RECIST_1_1, RecistRule
 
 # Draws side by side in one program: a CPU wants what fits its cache, a GPU wants many threads. No number depends on it.
@@ -98,7 +99,7 @@ def simulate(
     first_draw
         Index of the first of the D draws.
     parts
-        What is simulated; default what the law has in any of these draws, see `patients.parts_of`.
+        What is simulated; default what the law has in any of these draws, see `course_parts.parts_of`.
     chunk
         Draws side by side in one program; default by device. A setting of speed: counts do not depend on it.
     devices

@@ -7,7 +7,7 @@ quantities.
 
 The priors are narrower than the shipped ones, so that a panel of nine PDX models has sensible data under every draw
 and the sampler needs no long warm-up; the model code is the same. Censored volumes are not simulated here: their
-density is checked against orthant probabilities in ``tests/test_model.py``.
+density is checked against orthant probabilities in ``tests/test_censored_density.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpyro.infer.util import constrain_fn
 from scipy import stats
 from scipy.linalg import expm
 
-import vtrial.model
+import vtrial.curve_density
 from vtrial.dataset import read_dataset
 from vtrial.dose_response import DoseResponse
 from vtrial.inference import Start, first_guess, make_sampler
@@ -499,7 +499,7 @@ def wrong_sign(shared, growth, effect):
 
 @pytest.mark.slow
 def test_a_planted_sign_is_caught(design, monkeypatch):
-    monkeypatch.setattr(vtrial.model, "coefficient_mean", wrong_sign)
+    monkeypatch.setattr(vtrial.curve_density, "coefficient_mean", wrong_sign)
     names, ranks, _ = ranks_of(design, 303, BATCH, BATCH)
     assert {"loss", "slowing"} & set(outside(names, ranks, FALSE_ALARM))
 
@@ -507,9 +507,9 @@ def test_a_planted_sign_is_caught(design, monkeypatch):
 @pytest.mark.slow
 def test_a_planted_scale_is_caught(design, monkeypatch):
     """The residual SD used in the density is 1.5 times the one that is sampled."""
-    honest = vtrial.model.LinearGaussianMarginal
+    honest = vtrial.curve_density.LinearGaussianMarginal
     monkeypatch.setattr(
-        vtrial.model,
+        vtrial.curve_density,
         "LinearGaussianMarginal",
         lambda mean, covariance, sigma, *rest: honest(mean, covariance, 1.5 * sigma, *rest),
     )
