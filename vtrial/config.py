@@ -135,7 +135,7 @@ class MiceConfig(Section):
         default=1.0,
         ge=0,
         le=1000,
-        description="sensitivity: odds that a mouse leaves its study after a measurement, times those of the table; 0: none",
+        description="sensitivity: odds of a mouse to leave its study after a measurement, times those of the table",
     )
     tgi_day: Annotated[int, Field(ge=1, le=365)] = Field(default=21, description="day of tgi.csv after treatment start")
     seed: Seed = Field(default=2, description="seed of the replicated mice")

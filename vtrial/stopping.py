@@ -40,7 +40,7 @@ class StoppingRule(NamedTuple):
     gap_days: float
 
     def with_odds(self, ratio: float) -> StoppingRule:
-        """The rule under which the odds of leaving after any measurement are `ratio` times as high; 0: nobody leaves."""
+        """The rule under which the odds of leaving are `ratio` times as high, at any measurement; 0: nobody leaves."""
         with np.errstate(divide="ignore"):
             return self._replace(coefficient=self.coefficient.at[0].add(np.log(ratio)))
 
