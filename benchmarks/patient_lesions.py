@@ -26,7 +26,9 @@ from vtrial.scoring import log_likelihood
 
 #: readings from a month before treatment on, and the last day that counts as before it
 FIRST_DAY, BASELINE_DAY = -30, 7
-#: a lesion that was not seen, mm: what RECIST 1.1 writes down for one too small to measure
+#: what is measured of a patient; regrowth is seen where the last diameter is above the floor
+NAMES = ("growth", "shrinkage", "regrowth", "regrowth seen", "nadir")
+#: floor of a diameter, mm, so that a vanished lesion has a logarithm: RECIST 1.1's default for one too small to measure
 TOO_SMALL = 5.0
 #: from the 25th to the 75th percentile of a standard normal
 QUARTILES = 1.349
@@ -53,7 +55,7 @@ def rates(readings: pd.DataFrame) -> pd.Series:
     readings = readings.sort_values("day")
     before = readings[readings["day"] <= BASELINE_DAY].tail(1)
     course = pd.concat([before, readings[readings["day"] > BASELINE_DAY]])
-    found = dict.fromkeys(("growth", "shrinkage", "regrowth", "nadir"), np.nan)
+    found = dict.fromkeys(NAMES, np.nan)
     if len(before) and len(course) >= 3:
         day, diameter = course["day"].to_numpy(float), course["lesion_diam_mm"].to_numpy(float)
         nadir, ln_volume = int(diameter.argmin()), 3.0 * np.log(np.maximum(diameter, TOO_SMALL))
@@ -62,7 +64,8 @@ def rates(readings: pd.DataFrame) -> pd.Series:
         else:
             found |= {"nadir": day[nadir], "shrinkage": (ln_volume[0] - ln_volume[nadir]) / (day[nadir] - day[0])}
             if nadir + 1 < len(day):
-                found["regrowth"] = (ln_volume[-1] - ln_volume[nadir]) / (day[-1] - day[nadir])
+                regrowth = (ln_volume[-1] - ln_volume[nadir]) / (day[-1] - day[nadir])
+                found |= {"regrowth": regrowth, "regrowth seen": regrowth if diameter[-1] > TOO_SMALL else np.nan}
     return pd.Series(found)
 
 
@@ -84,9 +87,9 @@ def main() -> None:
     print(f"median of {len(counts)} arms {expit(mean):.2f}, SD of the logit between arms {np.exp(ln_sd):.2f}")
     recent = table[table["day"] >= FIRST_DAY]
     each = recent.groupby("patient")[["day", "lesion_diam_mm"]].apply(rates)
-    for name, unit in (("growth", "1/day"), ("shrinkage", "1/day"), ("regrowth", "1/day"), ("nadir", "day")):
+    for name in NAMES:
         low, middle, high = each[name].quantile([0.25, 0.5, 0.75])
-        count = int(each[name].notna().sum())
+        count, unit = int(each[name].notna().sum()), "day" if name == "nadir" else "1/day"
         print(f"{name}, {unit}: {middle:.3g}, middle half {low:.3g} to {high:.3g}, {count} patients")
     low, middle, high = each["growth"].quantile([0.25, 0.5, 0.75])
     spread = np.log(high / low) / QUARTILES

@@ -359,7 +359,7 @@ SAME_FIT_OTHER_RUN = [
     "data.synthetic=false",
     "fit.gates.rhat=1.5",
     "mice.seed=7",
-    "mice.leaving_odds=0.5",
+    "mice.leaving_odds_ratio=0.5",
     "title=new",
     "trial.seed=8",
     "trial.cohorts.0.arms.0.observed.0.responders=33",
@@ -373,7 +373,7 @@ OTHER_FIT = ["fit.seed=2", "fit.loss_rate=0.02", "fit.mouse_level=true", "fit.gr
              "data.single_agents_only=true", "fit.responders=common"]  # fmt: skip
 SAME_BOTH = ["data.path=other/name.csv", "data.if_missing=ask", "fit.block=50", "fit.evidence=[moved.csv]",
              "priors=[elsewhere]", "fit.drug_classes={A: taxane}", "quick.fit.draws=77",
-             "trial.visits.every_days=56", "fit.deceleration=0.02", "mice.leaving_odds=1.0"]  # fmt: skip
+             "trial.visits.every_days=56", "fit.deceleration=0.02", "mice.leaving_odds_ratio=1.0"]  # fmt: skip
 
 
 def test_keys_name_what_determines_the_numbers(file: Path) -> None:

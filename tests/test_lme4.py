@@ -1,4 +1,4 @@
-"""The density of curves at lme4's estimates is lme4's log-likelihood: straight lines, mice random."""
+"""The marginal of a linear Gaussian curve, summed over mice, is lme4's log-likelihood at lme4's estimates."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,9 @@ def test_the_odds_of_leaving_are_multiplied(rule):
     np.testing.assert_allclose(twice / (1 - twice), 2.0 * one / (1 - one), rtol=1e-5)
     assert np.asarray(stay(jax.random.key(3), rule.with_odds(0.0), log_volume, day)).all()
     np.testing.assert_array_equal(rule.with_odds(1.0).coefficient, rule.coefficient)
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rule.with_odds(0.5).coefficient.dtype == jnp.float32
 
 
 def test_stay_follows_the_hazard(rule):

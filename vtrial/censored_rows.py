@@ -37,6 +37,8 @@ def hidden_rows(
 ) -> tuple[np.ndarray, ...]:
     """Basis, offset, earlier, scale and present, as in `Censored`, of the days of one mouse that are `below` the limit.
 
+    Latest first, and at most :data:`MAX_CENSORED` of them, with the first and the last.
+
     Their residuals are correlated with those that are seen: conditioning gives a mean and a covariance, whose unit
     triangular factor takes the hidden days one after the other.
     """

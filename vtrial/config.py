@@ -131,11 +131,11 @@ class MiceConfig(Section):
 
     replicates: Count = Field(default=400, description="posterior draws used")
     min_models: Count = Field(default=25, description="arms with fewer PDX models are left out")
-    leaving_odds: float = Field(
+    leaving_odds_ratio: float = Field(
         default=1.0,
         ge=0,
         le=1000,
-        description="sensitivity: odds of a mouse to leave its study after a measurement, times those of the table",
+        description="sensitivity: odds that a mouse leaves after a measurement, over those of the table; 0: it stays",
     )
     tgi_day: Annotated[int, Field(ge=1, le=365)] = Field(default=21, description="day of tgi.csv after treatment start")
     seed: Seed = Field(default=2, description="seed of the replicated mice")

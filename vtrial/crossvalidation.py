@@ -100,7 +100,7 @@ def crossvalidation_stage(
             entries.append({"fold": fold.name, **fit_stage(part, home, fit_device, progress, None)})
         progress("prediction", number, len(folds))
         with home.open_posterior() as tree, jax.default_device(device_for(device)):
-            rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds)
+            rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds_ratio)
             result = predict_pairs(jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, priors, rule)
         predicted.append(result)
     pairs = pd.concat([one.pairs for one in predicted], ignore_index=True)

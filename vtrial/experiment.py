@@ -142,8 +142,8 @@ def run_key(experiment: Experiment, fit: str, priors_sha256: str, format_number:
     is quick. Else a corrected count would be met by the old table under the same name.
     """
     shown = experiment.model_dump(exclude={"data", "fit", "priors", "quick"})
-    if experiment.mice.leaving_odds == 1.0:
-        del shown["mice"]["leaving_odds"]  # as a setting that is not there
+    if experiment.mice.leaving_odds_ratio == 1.0:
+        del shown["mice"]["leaving_odds_ratio"]  # as a setting that is not there
     for cohort in shown["trial"]["cohorts"]:  # the order of these decides the order of rows
         cohort["subgroups"] = list(cohort["subgroups"].items())
         for arm in cohort["arms"]:

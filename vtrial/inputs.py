@@ -331,6 +331,8 @@ def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
         marks.append("quick")
     if experiment.data.synthetic:
         marks.append("synthetic data")
+    if (ratio := experiment.mice.leaving_odds_ratio) != 1.0:
+        marks.append(f"sensitivity: mice leave their study with {ratio:g} times the odds of the table")
     if bias := experiment.trial.engraftment_bias:
         marks.append(f"sensitivity: weighted against engraftment bias {bias:g}")
     if cut_off := experiment.trial.cut_off:

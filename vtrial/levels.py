@@ -1,7 +1,8 @@
-"""The levels of the hierarchical model above the curves: every parameter of the population, sampled from its prior.
+"""The levels of the hierarchical model, sampled from their priors: all but the PDX models and what is integrated out.
 
-Tumour types and drugs within their classes, what all mice share, dose-responses, covariates, common responders, and the
-rule of combinations. Each function samples, and so is called inside the model (:func:`vtrial.model.build_model`).
+Tumour types and drugs within their classes, what all mice share, residual scales, dose-responses, covariates, common
+responders, and the rule of combinations. Each function samples, and so is called inside the model
+(:func:`vtrial.model.build_model`).
 """
 
 from __future__ import annotations

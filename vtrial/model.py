@@ -41,17 +41,19 @@ from vtrial.levels import (
     combination_rule,
     common_responders,
     covariate_shifts,
-    deterministic,
     dose_strength,
     population,
     residual_sd,
-    sample,
     shared_by_mice,
 )
 from vtrial.panel import Combinations, Covariates, Curves, Panel, Sites
 from vtrial.residual_scales import ScaleCoordinate
 from vtrial.responders import log_density as log_density_of_effect
 from vtrial.responders import log_share_above, two_components
+
+# numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
+sample: Any = numpyro.sample
+deterministic: Any = numpyro.deterministic
 
 
 class ModelArrays(NamedTuple):

@@ -361,7 +361,7 @@ def predict_mice(run_dir: Path, pairs: Path, out: Path, *, by_rule: bool = False
     with folder.open_posterior() as tree:
         key = jax.random.key(inputs.experiment.mice.seed)
         priors = inputs.priors.with_drugs(inputs.drug_class)
-        rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds)
+        rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds_ratio)
         predicted = predict_pairs(key, tree, inputs.dataset, wanted, priors, rule, by_rule=by_rule)
     arms = arm_table(predicted.pairs, predicted.responds)
     for name, table in (("arms.csv", arms), ("pairs.csv", predicted.pairs)):

@@ -44,7 +44,7 @@ def mice_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progre
     progress("mice", 0, 1)
     with folder.open_posterior() as tree, jax.default_device(device_for(device)):
         draws = Draws(tree, config.replicates)
-        rule = stopping_rule(tree, config.leaving_odds)
+        rule = stopping_rule(tree, config.leaving_odds_ratio)
         table = predict_arms(
             jax.random.key(config.seed),
             draws,
@@ -60,10 +60,10 @@ def mice_stage(inputs: Inputs, folder: RunFolder, device: Kind, progress: Progre
     return round(time.perf_counter() - begun, 2)
 
 
-def stopping_rule(tree: Any, leaving_odds: float = 1.0) -> StoppingRule:
-    """The frozen stopping rule that a posterior carries, with the odds of leaving so many times those fitted."""
+def stopping_rule(tree: Any, leaving_odds_ratio: float = 1.0) -> StoppingRule:
+    """The frozen stopping rule that a posterior carries, with the odds of leaving so many times those of its table."""
     coefficient = jnp.asarray(tree["constant_data"]["stopping_coefficient"].to_numpy(), "float32")
-    return StoppingRule(coefficient, float(tree.attrs["stopping_gap_days"])).with_odds(leaving_odds)
+    return StoppingRule(coefficient, float(tree.attrs["stopping_gap_days"])).with_odds(leaving_odds_ratio)
 
 
 class TrialResult(NamedTuple):

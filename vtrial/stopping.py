@@ -42,7 +42,7 @@ class StoppingRule(NamedTuple):
     def with_odds(self, ratio: float) -> StoppingRule:
         """The rule under which the odds of leaving are `ratio` times as high, at any measurement; 0: nobody leaves."""
         with np.errstate(divide="ignore"):
-            return self._replace(coefficient=self.coefficient.at[0].add(np.log(ratio)))
+            return self._replace(coefficient=self.coefficient.at[0].add(float(np.log(ratio))))
 
 
 def features(log_fold, log_volume, day, xp=jnp):
