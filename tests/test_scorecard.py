@@ -118,6 +118,7 @@ def fitted(tmp_path, monkeypatch):
         is_quick=False,
         data=data,
         prior_paths=lambda: [],
+        mice=SimpleNamespace(leaving_odds_ratio=1.0),
         trial=SimpleNamespace(engraftment_bias=0.0, cut_off=None),
     )
     monkeypatch.setattr(experiment, "load_resolved", lambda *_: made)
