@@ -38,6 +38,7 @@ from vtrial.growth_laws import reference_bend
 from vtrial.inference import fit
 from vtrial.inputs import read_inputs
 from vtrial.levels import population, shared_by_mice
+from vtrial.marginal import stacked, stacked_matrix
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS
 from vtrial.panel import build_panel
@@ -72,8 +73,9 @@ def explicit_model(panel, prior, *, centred: bool):
             ln_sigma = numpyro.sample("ln_sigma", dist.Normal(mu, omega))
             z = numpyro.sample("cell_z", dist.Normal(0.0, 1.0))
             rho = jnp.where(curves.treated, effect[curves.drug_type] + omega_effect[curves.drug_type] * z, 0.0)
-            mean = coefficient_mean(shared, growth, rho)
-            root = jnp.linalg.cholesky(coefficient_covariance(shared, growth, jnp.zeros_like(growth), bend))
+            mean = stacked(coefficient_mean(shared, growth, rho))
+            covariance = stacked_matrix(coefficient_covariance(shared, growth, jnp.zeros_like(growth), bend))
+            root = jnp.linalg.cholesky(covariance)
             if centred:
                 coefficient = numpyro.sample("coefficient", dist.MultivariateNormal(mean, scale_tril=root))
             else:

@@ -34,7 +34,7 @@ from scipy.linalg import solve_triangular
 
 from vtrial.curve_summary import residual_covariance
 from vtrial.growth_laws import reference_bend, time_courses
-from vtrial.marginal import LinearGaussianMarginal
+from vtrial.marginal import LinearGaussianMarginal, unrolled
 from vtrial.model_format import CurveShape
 
 TABLES = ("maeve_genentech", "invivosyn_combinations", "lxf_a677_erlotinib")
@@ -140,9 +140,11 @@ def model(mice: Mice, form: str, residual_goes: bool, bends_free: bool) -> None:
     goes = sample("a", dist.Normal(0.0, 0.5)) if residual_goes else 0.0
     z = sample("sigma_z", dist.Normal(0.0, 1.0).expand([len(m)]).to_event(1))
     mean = mice.centre + ARM_SD * sample("arm_z", dist.Normal(0.0, 1.0).expand(mice.centre.shape).to_event(2))
-    sigma = jnp.exp(level[mice.study] + goes * m + between * z)
-    marginal = LinearGaussianMarginal(mean[mice.arm], covariance, sigma, mice.triangle, mice.length)
-    numpyro.factor("curves", jnp.sum(marginal.log_prob(mice.statistics)))
+    ln_sigma = level[mice.study] + goes * m + between * z
+    triangle, (*coefficients, residual) = unrolled(mice.triangle, 2), unrolled(mice.statistics)
+    loc, spread = unrolled(mean[mice.arm]), unrolled(covariance, 2)
+    marginal = LinearGaussianMarginal(loc, spread, ln_sigma, triangle, mice.length)
+    numpyro.factor("curves", jnp.sum(marginal.log_prob(coefficients, residual)))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vtrial.marginal import LinearGaussianMarginal
+from vtrial.marginal import LinearGaussianMarginal, unrolled
 
 ARMS, MICE = 4, 9
 SCRIPT = """\
@@ -58,8 +58,11 @@ def test_the_density_at_lme4s_estimates_is_lme4s_log_likelihood():
     with jax.enable_x64(True):
         number = len(length)
         covariance = jnp.broadcast_to(jnp.array([[v11, v12], [v12, v22]]), (number, 2, 2))
-        arrays = (jnp.array(loc), covariance, jnp.full(number, sigma), jnp.array(triangle), jnp.array(length, float))
-        found = float(jnp.sum(LinearGaussianMarginal(*arrays).log_prob(jnp.array(value))))
+        mean, root = unrolled(jnp.array(loc)), unrolled(jnp.array(triangle), 2)
+        ln_sigma, length = jnp.full(number, np.log(sigma)), jnp.array(length, float)
+        marginal = LinearGaussianMarginal(mean, unrolled(covariance, 2), ln_sigma, root, length)
+        *coefficients, residual = unrolled(jnp.array(value))
+        found = float(jnp.sum(marginal.log_prob(coefficients, residual)))
     # the estimates were printed to twelve digits and are a maximum
     assert found == pytest.approx(log_likelihood, abs=1e-8)
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from vtrial.growth_laws import time_courses
-from vtrial.marginal import LinearGaussianMarginal, cholesky, solve_lower
+from vtrial.marginal import LinearGaussianMarginal, cholesky, solve_lower, stacked, stacked_matrix, unrolled
 from vtrial.model_format import CurveShape
 
 LOSS_RATE = 0.02
@@ -60,9 +60,11 @@ def carried(curves: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def marginal_of(curves: Curves) -> tuple[LinearGaussianMarginal, jax.Array]:
-    value, triangle, number = carried(curves)
-    numbers = (curves.loc, curves.covariance, curves.sigma, triangle, number)
-    return LinearGaussianMarginal(*map(jnp.asarray, numbers)), jnp.asarray(value)
+    value, triangle, number = map(jnp.asarray, carried(curves))
+    loc, covariance, ln_sigma = map(jnp.asarray, (curves.loc, curves.covariance, np.log(curves.sigma)))
+    return LinearGaussianMarginal(
+        unrolled(loc), unrolled(covariance, 2), ln_sigma, unrolled(triangle, 2), number
+    ), value
 
 
 def dense_covariance(curves: Curves, i: int) -> np.ndarray:
@@ -73,7 +75,7 @@ def dense_covariance(curves: Curves, i: int) -> np.ndarray:
 def test_density_is_that_of_the_full_covariance(curves):
     with jax.enable_x64(True):
         marginal, value = marginal_of(curves)
-        found = np.asarray(marginal.log_prob(value))
+        found = np.asarray(marginal.log_prob(unrolled(value[:, :-1]), value[:, -1]))
     expected = [
         stats.multivariate_normal.logpdf(y, curves.basis[i] @ curves.loc[i], dense_covariance(curves, i))
         if len(y)
@@ -91,10 +93,13 @@ def test_condition_is_the_dense_gaussian_conditional(curves):
     curves = curves._replace(covariance=curves.covariance + loading @ np.swapaxes(loading, 1, 2))
     with jax.enable_x64(True):
         marginal, value = marginal_of(curves)
-        whitened = marginal.whiten(value[:, :-1])
-        shift, reduction = map(np.asarray, whitened.condition(jnp.asarray(loading)))
+        whitened = marginal.whiten(unrolled(value[:, :-1]))
+        columns = unrolled(np.swapaxes(loading, 1, 2), 2)
+        shift, reduction = whitened.condition(columns)
         chosen = np.array([20, 3, 8])
-        part = whitened.take(jnp.asarray(chosen)).condition(jnp.asarray(loading[chosen]))
+        part = whitened.take(jnp.asarray(chosen)).condition([[x[chosen] for x in column] for column in columns])
+        shift, reduction = np.asarray(stacked(shift)), np.asarray(stacked_matrix(reduction))
+        part = np.asarray(stacked(part[0])), np.asarray(stacked_matrix(part[1]))
     for i, y in enumerate(curves.measured):
         gain = loading[i].T @ curves.basis[i].T @ np.linalg.inv(dense_covariance(curves, i)) if len(y) else None
         expected_shift = gain @ (y - curves.basis[i] @ curves.loc[i]) if len(y) else np.zeros(2)
@@ -113,14 +118,16 @@ def test_unrolled_factor_and_solution_are_those_of_lapack(size):
     matrix = root @ np.swapaxes(root, 1, 2) + np.eye(size)
     right = rng.normal(size=(6, size))
     with jax.enable_x64(True):
-        factor = cholesky(jnp.asarray(matrix))
+        factor = cholesky(unrolled(jnp.asarray(matrix), 2))
         solved = np.stack(solve_lower(factor, list(jnp.asarray(right).T)), axis=-1)
-    expected = np.linalg.cholesky(matrix)
+    lower = np.linalg.cholesky(matrix)
+    expected = lower.copy()
+    expected[:, range(size), range(size)] = 1.0 / lower[:, range(size), range(size)]
     for i in range(size):
         assert len(factor[i]) == i + 1
         for j in range(i + 1):
             np.testing.assert_allclose(factor[i][j], expected[:, i, j], rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(solved, np.linalg.solve(expected, right[..., None])[..., 0], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(solved, np.linalg.solve(lower, right[..., None])[..., 0], rtol=1e-10, atol=1e-12)
 
 
 def test_density_in_sigma_peaks_at_the_residual(curves):
@@ -131,10 +138,12 @@ def test_density_in_sigma_peaks_at_the_residual(curves):
     best = np.sqrt(np.array(square) / 15)
     with jax.enable_x64(True):
         value, triangle, number = map(jnp.asarray, (value, triangle, number))
-        loc, nothing = jnp.asarray(curves.loc[long]), jnp.zeros((len(long), 3, 3))
+        loc, nothing = unrolled(jnp.asarray(curves.loc[long])), unrolled(jnp.zeros((len(long), 3, 3)), 2)
+        known = unrolled(triangle, 2)
 
         def density(sigma):
-            return LinearGaussianMarginal(loc, nothing, sigma, triangle, number).log_prob(value)
+            marginal = LinearGaussianMarginal(loc, nothing, jnp.log(sigma), known, number)
+            return marginal.log_prob(unrolled(value[:, :-1]), value[:, -1])
 
         slope = jax.jit(jax.grad(lambda sigma: jnp.sum(density(sigma))))(jnp.asarray(best))
         # the derivative is a difference of two terms of n / sigma that cancel

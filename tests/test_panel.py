@@ -168,14 +168,14 @@ def test_censored_rows_latest_first(panel, curves):
         assert censored.present[q].tolist() == [k < len(low) for k in range(MAX_CENSORED)]
         np.testing.assert_allclose(censored.basis[q, : len(low)], time_courses(low, WHITE))
         assert not censored.basis[q, len(low) :].any()
-        assert not censored.offset[q].any() and not censored.earlier[q].any() and np.all(censored.scale[q] == 1.0)
+        assert not censored.offset[q].any() and np.all(censored.noise[q] == np.eye(MAX_CENSORED))
     assert (panel.curves.censored_mouse >= 0).sum() == 2
 
 
 @pytest.mark.parametrize("deceleration", [0.0, 0.013])
 @pytest.mark.parametrize("mouse", ["cc3", "ab3"])
-def test_hidden_days_one_after_the_other_are_the_dense_conditional(curves, tmp_path, mouse, deceleration):
-    """At any coefficients and hidden ln volumes the product of their normals is the dense one given the seen days."""
+def test_hidden_days_are_the_dense_conditional(curves, tmp_path, mouse, deceleration):
+    """At any coefficients and hidden ln volumes their normal is the dense one given the seen days."""
     law = "gompertz" if deceleration else "exponential"
     shape = CurveShape(LOSS_RATE, 9.0, 0.25, law, deceleration)
     panel = build_panel(read_dataset(write(tmp_path, curves, list(MICE))), CLASSES, shape)
@@ -188,11 +188,11 @@ def test_hidden_days_one_after_the_other_are_the_dense_conditional(curves, tmp_p
     rng = np.random.default_rng(2)
     theta, sigma = np.array([5.0, -0.1, 0.05]) + 0.01 * rng.normal(size=3), 0.3
     hidden = 1.5 + rng.normal(size=len(low))
-    total = 0.0
-    for k in range(len(low)):
-        mean = part.basis[k] @ theta + part.offset[k] + part.earlier[k, :k] @ hidden[:k]
-        total += stats.norm.logpdf(hidden[k], mean, sigma * part.scale[k])
-        assert not part.earlier[k, k:].any()
+    some = slice(len(low))
+    total = stats.multivariate_normal.logpdf(
+        hidden, (part.basis @ theta + part.offset)[some], sigma**2 * part.noise[some, some]
+    )
+    np.testing.assert_array_equal(part.noise[len(low) :], np.eye(MAX_CENSORED)[len(low) :])
     correlation = 0.75 * (np.exp(-np.abs(day[:, None] - day) / 9) - np.exp(-(day[:, None] + day) / 9)) + 0.25 * np.eye(
         len(day)
     )

@@ -5,6 +5,8 @@ The hidden ln volumes are sampled one after the other (docs/decisions/0002).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, ndtr, ndtri
@@ -12,51 +14,63 @@ from jax.scipy.stats import norm
 
 from vtrial.censored_rows import Censored
 from vtrial.curve_density import CurveDensity
+from vtrial.marginal import Matrix, Vector, cholesky, dot, solve_lower, unrolled
 
 
-def censored_density(u, parts: list[CurveDensity], censored: Censored, sigma, num_single: int):
+class Hidden(NamedTuple):
+    """Q mice, given all their measurements."""
+
+    log_below: jax.Array  # [Q] log P(measurements below the limit | the uncensored ones)
+    mean: Vector  # of the coefficients
+    covariance: Matrix
+
+
+def censored_density(u, censored: Censored, ln_sigma, seen: CurveDensity) -> Hidden:
     """Log P(measurements below the limit | the uncensored ones) of each mouse that has such, and its coefficients.
 
-    `u` [Q, K] are standard uniform; `parts` are the mice under one drug or none, `num_single` of them, and the others.
+    `u` [Q, K] are standard uniform, `ln_sigma` [Q] is the ln of the residual SD; `seen` are the uncensored measurements
+    of these mice.
 
-    Returns that log mass [Q], and the mean [Q, 3] and covariance [Q, 3, 3] of the coefficients given all measurements.
-    The hidden ln volumes are sampled one after the other, each from its normal given the ones before it and truncated
-    at the limit. With ``u`` uniform as the parameter the density is the product of the truncated masses, exactly, and
-    smooth: a hidden curve sampled freely would meet the limit as a wall.
+    The hidden ln volumes are sampled one after the other, each from its normal given the ones before it and
+    truncated at the limit (Geweke, Hajivassiliou & Keane; Genz 1992, J Comput Graph Stat 1:141). With ``u`` uniform as
+    the parameter the density is the product of the truncated masses, exactly, and smooth: a hidden curve sampled freely
+    would meet the limit as a wall.
     """
     num_mice, num_rows = censored.present.shape
-    from_single = censored.mouse < num_single
-    index = (jnp.where(from_single, censored.mouse, 0), jnp.where(from_single, 0, censored.mouse - num_single))
-    means, covariances = [], []
-    for part, member in zip(parts, index, strict=False):
-        loading = part.covariance[member]
-        shift, reduction = part.whitened.take(member).condition(loading)
-        means.append(part.mean[member] + shift)
-        covariances.append(loading - reduction)
-    choose = from_single[:, None]
-    mean = means[0] if len(means) == 1 else jnp.where(choose, *means)
-    covariance = covariances[0] if len(means) == 1 else jnp.where(choose[:, :, None], *covariances)
+    shift, reduction = seen.whitened.condition(seen.covariance)
+    mean = [known + more for known, more in zip(seen.mean, shift, strict=True)]
+    covariance = [
+        [known - less for known, less in zip(*rows, strict=True)]
+        for rows in zip(seen.covariance, reduction, strict=True)
+    ]
+    # the hidden ln volumes are Normal(centre, L L'): standard normals below bounds that fall with those before them
+    basis, noise = unrolled(censored.basis, 2), unrolled(censored.noise, 2)
+    along = [[dot(row, each) for row in covariance] for each in basis]  # covariance with the coefficients
+    variance = jnp.exp(2.0 * ln_sigma)
+    factor = cholesky(
+        [[dot(along[i], basis[j]) + variance * noise[i][j] for j in range(i + 1)] for i in range(num_rows)]
+    )
+    centre = [dot(row, mean) + own for row, own in zip(basis, unrolled(censored.offset), strict=True)]
+    gap = jnp.stack([(censored.log_limit - own) * factor[k][k] for k, own in enumerate(centre)])
+    none = jnp.zeros(num_mice)
+    weight = jnp.stack(
+        [jnp.stack([factor[k][j] * factor[k][k] if j < k else none for j in range(num_rows)]) for k in range(num_rows)]
+    )
 
     def hide(carry, row):
-        mean, covariance, drawn, total = carry
-        k, u, basis, present, offset, earlier, scale = row
-        along = jnp.einsum("qij,qj->qi", covariance, basis)
-        scale = jnp.sqrt(jnp.sum(basis * along, axis=-1) + jnp.square(sigma[censored.mouse] * scale))
-        centre = jnp.sum(basis * mean, axis=-1) + offset + jnp.sum(earlier * drawn, axis=-1)
-        bound = (censored.log_limit - centre) / scale
-        total += jnp.where(present, log_ndtr(bound), 0.0)
-        hidden = truncated_normal(u, bound)
-        gain = jnp.where(present, 1.0, 0.0)[:, None] * along / scale[:, None]
-        mean = mean + gain * hidden[:, None]
-        covariance = covariance - gain[:, :, None] * gain[:, None, :]
-        return (mean, covariance, drawn.at[:, k].set(centre + scale * hidden), total), None
+        drawn, total = carry
+        k, u, gap, weight, present = row
+        bound = gap - jnp.sum(weight * drawn, axis=0)
+        return (drawn.at[k].set(truncated_normal(u, bound)), total + jnp.where(present, log_ndtr(bound), 0.0)), None
 
     # a loop, not unrolled: normal quantiles and their gradients are half of all that XLA compiles for a fit
-    per_row = (u, censored.basis, censored.present, censored.offset, censored.earlier, censored.scale)
-    rows = (jnp.arange(num_rows), *(jnp.moveaxis(jnp.asarray(field), 1, 0) for field in per_row))
-    start = (mean, covariance, jnp.zeros((num_mice, num_rows)), jnp.zeros(num_mice))
-    (mean, covariance, _, total), _ = jax.lax.scan(hide, start, rows)
-    return total, mean, covariance
+    rows = (jnp.arange(num_rows), u.T, gap, weight, jnp.asarray(censored.present).T)
+    (drawn, total), _ = jax.lax.scan(hide, (jnp.zeros((num_rows, num_mice)), none), rows)
+
+    gain = [solve_lower(factor, [row[a] for row in along]) for a in range(len(mean))]
+    mean = [known + dot(own, list(drawn)) for known, own in zip(mean, gain, strict=True)]
+    covariance = [[known - dot(gain[a], gain[b]) for b, known in enumerate(row)] for a, row in enumerate(covariance)]
+    return Hidden(total, mean, covariance)
 
 
 @jax.custom_jvp

@@ -19,15 +19,14 @@ MAX_CENSORED = 4
 class Censored(NamedTuple):
     """Measurements below the detection limit of Q mice, at most :data:`MAX_CENSORED` each, first and last included.
 
-    Given the coefficients theta, the uncensored days and the hidden ln volumes h of the rows before it, row k is
-    ``Normal(basis_k theta + offset_k + earlier_k h, scale_k^2 sigma^2)``.
+    Given the coefficients theta and the uncensored days the hidden ln volumes are ``Normal(basis theta + offset,
+    sigma^2 noise)``. What a mouse has fewer than K of stands at the end, independent of all else.
     """
 
     mouse: np.ndarray  # [Q] index into the curves
     basis: np.ndarray  # [Q, K, p]
     offset: np.ndarray  # [Q, K]
-    earlier: np.ndarray  # [Q, K, K] strictly lower triangular
-    scale: np.ndarray  # [Q, K]
+    noise: np.ndarray  # [Q, K, K]
     present: np.ndarray  # [Q, K] bool
     log_limit: float
 
@@ -35,12 +34,10 @@ class Censored(NamedTuple):
 def hidden_rows(
     day: np.ndarray, log_volume: np.ndarray, below: np.ndarray, shape: CurveShape
 ) -> tuple[np.ndarray, ...]:
-    """Basis, offset, earlier, scale and present, as in `Censored`, of the days of one mouse that are `below` the limit.
+    """Basis, offset, noise and present, as in `Censored`, of the days of one mouse that are `below` the limit.
 
-    Latest first, and at most :data:`MAX_CENSORED` of them, with the first and the last.
-
-    Their residuals are correlated with those that are seen: conditioning gives a mean and a covariance, whose unit
-    triangular factor takes the hidden days one after the other.
+    Latest first, and at most :data:`MAX_CENSORED` of them, with the first and the last. Their residuals are correlated
+    with those that are seen, and conditioned on them.
     """
     # latest first: it binds hardest, and once it holds the earlier ones nearly do (`censored_density`)
     chosen = np.unique(np.linspace(0, below.sum() - 1, MAX_CENSORED).round().astype(int))[::-1]
@@ -52,23 +49,17 @@ def hidden_rows(
     covariance, columns = residual_covariance(day, shape), time_courses(day, shape)
     fixed = fixed_course(day, shape)
     gain = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, hidden)]).T
-    root = np.linalg.cholesky(covariance[np.ix_(hidden, hidden)] - gain @ covariance[np.ix_(seen, hidden)])
-    scale = np.diag(root)
-    unit = root / scale
     number = len(hidden)
-    rows, offset, earlier = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED), np.zeros((MAX_CENSORED, MAX_CENSORED))
-    rows[:number] = np.linalg.solve(unit, columns[hidden] - gain @ columns[seen])
-    offset[:number] = np.linalg.solve(unit, gain @ (log_volume - fixed)[seen] + fixed[hidden])
-    earlier[:number, :number] = np.eye(number) - np.linalg.inv(unit)
-    padded_scale = np.ones(MAX_CENSORED)
-    padded_scale[:number] = scale
-    return rows, offset, earlier, padded_scale, np.arange(MAX_CENSORED) < number
+    rows, offset, noise = np.zeros((MAX_CENSORED, 3)), np.zeros(MAX_CENSORED), np.eye(MAX_CENSORED)
+    rows[:number] = columns[hidden] - gain @ columns[seen]
+    offset[:number] = gain @ (log_volume - fixed)[seen] + fixed[hidden]
+    noise[:number, :number] = covariance[np.ix_(hidden, hidden)] - gain @ covariance[np.ix_(seen, hidden)]
+    return rows, offset, noise, np.arange(MAX_CENSORED) < number
 
 
 def censored_rows(mouse: list[int], parts: list[tuple[np.ndarray, ...]], log_limit: float) -> Censored:
     """Rows of all censored mice; empty arrays of the right shape where there is none."""
     size = MAX_CENSORED
-    empty = (np.zeros((0, size, 3)), *(np.zeros(s) for s in ((0, size), (0, size, size), (0, size))))
-    stacked = [np.stack(x) for x in zip(*parts, strict=True)] if parts else [*empty, np.zeros((0, size), bool)]
-    basis, offset, earlier, scale, present = stacked
-    return Censored(np.array(mouse, dtype=np.int32), basis, offset, earlier, scale, present, log_limit)
+    empty = (np.zeros((0, size, 3)), np.zeros((0, size)), np.zeros((0, size, size)), np.zeros((0, size), bool))
+    basis, offset, noise, present = [np.stack(x) for x in zip(*parts, strict=True)] if parts else empty
+    return Censored(np.array(mouse, dtype=np.int32), basis, offset, noise, present, log_limit)

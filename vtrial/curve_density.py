@@ -11,20 +11,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vtrial.marginal import LinearGaussianMarginal, Whitened
+from vtrial.marginal import LinearGaussianMarginal, Matrix, Vector, Whitened, unrolled
 from vtrial.panel import Curves
 
 
 def coefficient_mean(shared, growth, effect):
-    """Mean of ``(eta, s, c)``, [S, 3], for mice of a growth rate (1/day) under an effect (fraction removed)."""
+    """Mean of ``(eta, s, c)``, three arrays [S]: mice of a growth rate (1/day) under an effect (fraction removed)."""
     intercept = jnp.broadcast_to(shared["mu_intercept"], growth.shape)
-    return jnp.stack(
-        [intercept, growth * (1.0 - effect), growth * (shared["loss"] * effect - shared["slowing"])], axis=-1
-    )
+    return [intercept, growth * (1.0 - effect), growth * (shared["loss"] * effect - shared["slowing"])]
 
 
 def coefficient_covariance(shared, growth, omega_effect, bend: float):
-    """Covariance of ``(eta, s, c)``, [S, 3, 3]: the mouse, and the spread of the effect over PDX models.
+    """Covariance of ``(eta, s, c)``, 3 x 3 arrays [S]: the mouse, and the spread of the effect over PDX models.
 
     The mouse's own deviation is ``delta t + zeta (q(t) - bend t)``: delta is its mean rate over the reference days,
     zeta what bends its curve about that line. In the coordinates (s, c) that is ``(delta - bend zeta, zeta)``.
@@ -38,52 +36,51 @@ def coefficient_covariance(shared, growth, omega_effect, bend: float):
     curvature = curve**2 + (shared["loss"] * omega_effect) ** 2
     square = growth**2
     intercept = jnp.broadcast_to(shared["omega_intercept"] ** 2, growth.shape)
-    rows = [
-        jnp.stack([intercept, zero, zero], axis=-1),
-        jnp.stack([zero, rate * square, cross * square], axis=-1),
-        jnp.stack([zero, cross * square, curvature * square], axis=-1),
+    return [
+        [intercept, zero, zero],
+        [zero, rate * square, cross * square],
+        [zero, cross * square, curvature * square],
     ]
-    return jnp.stack(rows, axis=-2)
 
 
 def effect_loading(shared, growth, omega_effect):
-    """Covariance of ``(eta, s, c)`` with the effect of the cell, [S, 3, 1]."""
+    """Covariance of ``(eta, s, c)`` with the effect of the cell, three arrays [S]."""
     variance = growth * omega_effect**2
-    return jnp.stack([jnp.zeros_like(growth), -variance, shared["loss"] * variance], axis=-1)[..., None]
+    return [jnp.zeros_like(growth), -variance, shared["loss"] * variance]
 
 
 class CurveDensity(NamedTuple):
     """The curves of some of the mice, after they have been compared with their mean."""
 
-    mean: jax.Array  # [S, 3] of the coefficients
-    covariance: jax.Array  # [S, 3, 3]
+    mean: Vector  # of the coefficients
+    covariance: Matrix
     whitened: Whitened
     log_density: jax.Array  # [S]
     effect: jax.Array  # [S] mean of the effect of the cell, 0 for controls
     spread: jax.Array  # [S] its SD, 0 where it is given
-    loading: jax.Array  # [S, 3, 1] its covariance with the coefficients
+    loading: Vector  # its covariance with the coefficients
 
     def moved(self, shared, growth, by) -> CurveDensity:
         """The same mice under an effect that is larger by `by` [S], with the same covariances."""
-        direction = jnp.stack([jnp.zeros_like(growth), -growth, shared["loss"] * growth], axis=-1)
+        direction = [jnp.zeros_like(growth), -growth, shared["loss"] * growth]
         whitened, gained = self.whitened.moved(direction, by)
         return self._replace(
-            mean=self.mean + by[:, None] * direction,
+            mean=[mean + by * along for mean, along in zip(self.mean, direction, strict=True)],
             whitened=whitened,
             log_density=self.log_density + gained,
             effect=self.effect + by,
         )
 
 
-def curve_density(shared, curves: Curves, sigma, growth, bend: float, part: slice, effect, spread) -> CurveDensity:
+def curve_density(shared, curves: Curves, ln_sigma, growth, bend: float, part: slice, effect, spread) -> CurveDensity:
     """Density of the curves of one part of the mice.
 
     Parameters
     ----------
     shared
         What all mice share, see :func:`vtrial.levels.shared_by_mice`.
-    curves, sigma, growth
-        Of all mice: their curves, residual SDs [S], growth of their PDX models [S] (1/day).
+    curves, ln_sigma, growth
+        Of all mice: their curves, ln of their residual SDs [S], growth of their PDX models [S] (1/day).
     bend
         See :func:`vtrial.growth_laws.reference_bend`.
     part
@@ -93,11 +90,9 @@ def curve_density(shared, curves: Curves, sigma, growth, bend: float, part: slic
     """
     mean = coefficient_mean(shared, growth[part], effect)
     covariance = coefficient_covariance(shared, growth[part], spread, bend)
-    marginal = LinearGaussianMarginal(
-        mean, covariance, sigma[part], curves.triangle[part], curves.num_measurements[part]
-    )
-    statistics = curves.statistics[part]
-    whitened = marginal.whiten(statistics[:, :-1])
-    density = marginal.log_density(whitened, statistics[:, -1]) + curves.log_jacobian[part]
+    triangle, (*coefficients, residual) = unrolled(curves.triangle[part], 2), unrolled(curves.statistics[part])
+    marginal = LinearGaussianMarginal(mean, covariance, ln_sigma[part], triangle, curves.num_measurements[part])
+    whitened = marginal.whiten(coefficients)
+    density = marginal.log_density(whitened, residual) + curves.log_jacobian[part]
     loading = effect_loading(shared, growth[part], spread)
     return CurveDensity(mean, covariance, whitened, density, effect, spread, loading)

@@ -95,13 +95,13 @@ def shared_by_mice(prior: Prior, mean_ln_growth) -> dict[str, Any]:
     }
 
 
-def residual_sd(labels: Labels, prior: Prior, scales: ScaleCoordinate):
-    """Sample the residual scale of every mouse, [S], as :mod:`vtrial.residual_scales` has it."""
+def ln_residual_sd(labels: Labels, prior: Prior, scales: ScaleCoordinate):
+    """Sample the ln of the residual scale of every mouse, [S], as :mod:`vtrial.residual_scales` has it."""
     mu = sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
     omega = sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
     with numpyro.plate("mouse", len(labels.mouse)):
-        z = sample("ln_sigma_z", dist.Normal(*prior_of_z(scales, mu, omega)))
-    return jnp.exp(deterministic("ln_sigma", ln_sigma(scales, mu, omega, z)))
+        z = sample("ln_sigma_z", dist.Normal(*prior_of_z(scales, mu, omega, jnp)))
+    return deterministic("ln_sigma", ln_sigma(scales, mu, omega, z, jnp))
 
 
 def dose_strength(labels: Labels, prior: Prior, law: str, dosed: Dosed):

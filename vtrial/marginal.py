@@ -14,138 +14,146 @@ in float32.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+#: p numbers of every curve as p arrays [S], a matrix of every curve as its rows: of arrays over curves XLA fuses the
+#: arithmetic of a curve into few loops, where stacked ones are copied and small products are calls
+Vector: TypeAlias = Sequence[Float[Array, " S"]]
+Matrix: TypeAlias = Sequence[Vector]
 
-def cholesky(matrix: Float[Array, "*S p p"]) -> list[list[Float[Array, "*S"]]]:
-    """Lower Cholesky factor of many small matrices, unrolled: ``factor[i][j]`` with j <= i, each of shape [S].
 
-    Elementwise over the batch, so that XLA fuses it; a batched LAPACK call a mouse is ten times slower here.
+def unrolled(array: Any, axes: int = 1) -> Any:
+    """:data:`Vector` of an array [S, p], or with ``axes=2`` :data:`Matrix` of one [S, p, q]."""
+    if axes == 0:
+        return array
+    return [unrolled(array[:, i], axes - 1) for i in range(array.shape[1])]
+
+
+def stacked(vector: Vector) -> Float[Array, "S p"]:
+    """The array that :func:`unrolled` takes apart."""
+    return jnp.stack(list(vector), axis=-1)
+
+
+def stacked_matrix(matrix: Matrix) -> Float[Array, "S p q"]:
+    """The same of a matrix in full."""
+    return jnp.stack([stacked(row) for row in matrix], axis=-2)
+
+
+def dot(one: Vector, other: Vector) -> Float[Array, " S"]:
+    """Inner product."""
+    return sum((a * b for a, b in zip(one, other, strict=True)), start=jnp.zeros(()))
+
+
+def rotate(triangle: Matrix, vector: Vector) -> list[Array]:
+    """``R v`` of an upper triangular R."""
+    return [dot(row[i:], vector[i:]) for i, row in enumerate(triangle)]
+
+
+def rotate_covariance(triangle: Matrix, covariance: Matrix) -> list[list[Array]]:
+    """Lower triangle of ``R Omega R'`` of an upper triangular R: ``[i][j]`` with j <= i."""
+    size = len(triangle)
+    half = [[dot(triangle[j][j:], row[j:]) for j in range(size)] for row in covariance]  # Omega R'
+    return [[dot(triangle[i][i:], [row[j] for row in half[i:]]) for j in range(i + 1)] for i in range(size)]
+
+
+def cholesky(matrix: Matrix) -> list[list[Array]]:
+    """Lower Cholesky factor of many small matrices, ``[i][j]`` with j <= i, its diagonal inverted.
+
+    A LAPACK call a curve is ten times slower; inverted, because a division is slower than a product and not fused.
     """
-    size = matrix.shape[-1]
-    factor: list[list[Array]] = [[] for _ in range(size)]
-    for i in range(size):
+    factor: list[list[Array]] = [[] for _ in matrix]
+    for i in range(len(matrix)):
         for j in range(i + 1):
-            rest = matrix[..., i, j] - sum((factor[i][k] * factor[j][k] for k in range(j)), start=jnp.zeros(()))
-            factor[i].append(jnp.sqrt(rest) if i == j else rest / factor[j][j])
+            rest = matrix[i][j] - dot(factor[i][:j], factor[j][:j])
+            factor[i].append(jax.lax.rsqrt(rest) if i == j else rest * factor[j][j])
     return factor
 
 
-def solve_lower(factor: list[list[Array]], right: list[Array]) -> list[Array]:
-    """Solve ``L w = right`` by forward substitution, for unrolled factors."""
+def solve_lower(factor: Matrix, right: Vector) -> list[Array]:
+    """Solve ``L w = right`` by forward substitution; L from :func:`cholesky`, its diagonal inverted."""
     solved: list[Array] = []
     for i, value in enumerate(right):
-        solved.append((value - sum((factor[i][k] * solved[k] for k in range(i)), start=jnp.zeros(()))) / factor[i][i])
+        solved.append((value - dot(factor[i][:i], solved)) * factor[i][i])
     return solved
 
 
 class Whitened(NamedTuple):
     """Curves in the coordinates in which their marginal is standard normal, for conditioning on them."""
 
-    factor: list[list[Array]]  # of the marginal covariance, unrolled, [S] each
-    white: list[Array]  # p arrays [S]
-    triangle: Float[Array, "S p p"]
+    factor: Matrix  # of the marginal covariance, see `cholesky`
+    white: Vector
+    triangle: Matrix
 
     def take(self, index) -> Whitened:
         """Keep the curves of `index` only."""
         return jax.tree.map(lambda x: x[index], self)
 
-    def moved(self, direction: Float[Array, "S p"], by: Float[Array, " S"]) -> tuple[Whitened, Float[Array, " S"]]:
+    def moved(self, direction: Vector, by: Float[Array, " S"]) -> tuple[Whitened, Float[Array, " S"]]:
         """The curves about a mean of theta that is farther by ``by * direction``, and what that adds to log densities.
 
         The factor stays; one more forward substitution a curve.
         """
-        size = len(self.white)
-        rotated = jnp.einsum("sij,sj->si", self.triangle, direction)
-        along = solve_lower(self.factor, [rotated[:, i] for i in range(size)])
-        across = sum((w * a for w, a in zip(self.white, along, strict=True)), start=jnp.zeros(()))
-        length = sum((jnp.square(a) for a in along), start=jnp.zeros(()))
+        along = solve_lower(self.factor, rotate(self.triangle, direction))
         white = [w - by * a for w, a in zip(self.white, along, strict=True)]
-        return Whitened(self.factor, white, self.triangle), by * across - 0.5 * jnp.square(by) * length
+        gained = by * dot(self.white, along) - 0.5 * jnp.square(by) * dot(along, along)
+        return Whitened(self.factor, white, self.triangle), gained
 
-    def condition(self, loading: Float[Array, "S p k"]):
-        """What the curve says about latents that move its coefficients theta.
+    def condition(self, loading: Sequence[Vector]) -> tuple[list[Array], list[list[Array]]]:
+        """What the curve says about k latents that move its coefficients theta.
 
-        For latents u with ``cov(theta, u) = loading`` returns ``E[u | z] - E[u]`` [S, k] and ``cov[u] - cov[u | z]``
-        [S, k, k].
+        For latents u with ``cov(theta, u_a) = loading[a]`` returns ``E[u | z] - E[u]``, k arrays, and
+        ``cov[u] - cov[u | z]``, k x k.
         """
-        size = len(self.white)
-        rotated = jnp.einsum("sij,sjk->sik", self.triangle, loading)
-        columns = [solve_lower(self.factor, [rotated[:, i, k] for i in range(size)]) for k in range(loading.shape[-1])]
-        gain = jnp.stack([jnp.stack(column, axis=-1) for column in columns], axis=-1)  # [S, p, k]
-        shift = jnp.einsum("spk,sp->sk", gain, jnp.stack(self.white, axis=-1))
-        return shift, jnp.einsum("spk,spl->skl", gain, gain)
+        gain = [solve_lower(self.factor, rotate(self.triangle, column)) for column in loading]
+        return [dot(one, self.white) for one in gain], [[dot(one, other) for other in gain] for one in gain]
 
 
-class LinearGaussianMarginal(dist.Distribution):
-    """Distribution of ``[z_1 .. z_p, RSS]`` of one curve, such that its density is that of the curve itself.
+class LinearGaussianMarginal(NamedTuple):
+    """Density of S curves, from the ``[z_1 .. z_p, RSS]`` that carry them.
 
-    Parameters
-    ----------
-    loc : [S, p]
-        Mean of the coefficients theta.
-    covariance : [S, p, p]
-        Their covariance Omega.
-    sigma : [S]
-        Residual standard deviation.
-    triangle : [S, p, p]
-        R of the thin QR decomposition of the basis.
-    num_measurements : [S]
-        Length n of each curve. Curves with n < p are allowed: their R has zero rows at the end, their z zeros there.
-
-    Notes
-    -----
-    ``log_prob`` is the log density of the n values y (the constant of the map from y to (z, RSS) is left
-    out on purpose).
+    It is that of the n values y of a curve: the constant of the map from y to (z, RSS) is left out on purpose.
     """
 
-    arg_constraints = {
-        "loc": constraints.real_vector,
-        "covariance": constraints.positive_semidefinite,
-        "sigma": constraints.positive,
-    }
-    pytree_data_fields = ("loc", "covariance", "sigma", "triangle", "num_measurements", "marginal_covariance")
+    loc: Vector  # mean of the coefficients theta
+    covariance: Matrix  # their covariance Omega
+    ln_sigma: Float[Array, " S"]  # of the residual SD
+    #: R of the thin QR decomposition of the basis. Curves with n < p are allowed: their R has zero rows at the end,
+    #: their z zeros there
+    triangle: Matrix
+    num_measurements: Float[Array | np.ndarray, " S"]  # n
 
-    def __init__(self, loc, covariance, sigma, triangle, num_measurements, *, validate_args=None):
-        self.loc, self.covariance, self.sigma = loc, covariance, sigma
-        self.triangle, self.num_measurements = triangle, num_measurements
-        rotated = jnp.einsum("sij,sjk,slk->sil", triangle, covariance, triangle)
-        noise = jnp.square(sigma)[:, None, None] * jnp.eye(loc.shape[-1], dtype=loc.dtype)[None]
-        self.marginal_covariance = rotated + noise
-        super().__init__(loc.shape[:-1], (loc.shape[-1] + 1,), validate_args=validate_args)
-
-    @property
-    def support(self):
-        """Real vectors."""
-        return constraints.real_vector
-
-    def whiten(self, coefficients: Float[Array, "S p"]) -> Whitened:
+    def whiten(self, coefficients: Vector) -> Whitened:
         """Factor the marginal covariance and whiten the gap between the curves and their mean."""
-        factor = cholesky(self.marginal_covariance)
-        gap = coefficients - jnp.einsum("sij,sj->si", self.triangle, self.loc)
-        white = solve_lower(factor, [gap[:, i] for i in range(gap.shape[-1])])
-        return Whitened(factor, white, self.triangle)
+        marginal = rotate_covariance(self.triangle, self.covariance)
+        noise = jnp.exp(2.0 * self.ln_sigma)
+        for i, row in enumerate(marginal):
+            row[i] = row[i] + noise
+        factor = cholesky(marginal)
+        mean = rotate(self.triangle, self.loc)
+        gap = [value - own for value, own in zip(coefficients, mean, strict=True)]
+        return Whitened(factor, solve_lower(factor, gap), self.triangle)
 
-    def log_prob(self, value: Any, intermediates: Any = None):
-        """Log density of the curves, shape [S]."""
-        return self.log_density(self.whiten(value[:, :-1]), value[:, -1])
+    def log_prob(self, coefficients: Vector, residual: Float[Array, " S"]) -> Float[Array, " S"]:
+        """Log density of the curves from z and the residual sums of squares."""
+        return self.log_density(self.whiten(coefficients), residual)
 
     def log_density(self, whitened: Whitened, residual: Float[Array, " S"]) -> Float[Array, " S"]:
         """Log density of the curves from :meth:`whiten` and the residual sums of squares."""
-        size = self.loc.shape[-1]
-        quadratic = sum((jnp.square(w) for w in whitened.white), start=jnp.zeros(()))
-        log_scale = sum((jnp.log(whitened.factor[i][i]) for i in range(size)), start=jnp.zeros(()))
+        # one logarithm a curve: they are what takes longest here
+        scale = math.prod(row[i] for i, row in enumerate(whitened.factor))
         return (
-            -0.5 * quadratic
-            - log_scale
-            - (self.num_measurements - size) * jnp.log(self.sigma)
-            - 0.5 * residual / jnp.square(self.sigma)
+            jnp.log(scale)
+            - 0.5 * dot(whitened.white, whitened.white)
+            - (self.num_measurements - len(self.loc)) * self.ln_sigma
+            - 0.5 * residual * jnp.exp(-2.0 * self.ln_sigma)
             - 0.5 * self.num_measurements * math.log(2.0 * math.pi)
         )
 

@@ -30,7 +30,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr
 from jax.scipy.stats import norm
 
-from vtrial.censored_density import censored_density
+from vtrial.censored_density import Hidden, censored_density
 from vtrial.censored_rows import Censored
 from vtrial.curve_density import CurveDensity, curve_density, effect_loading
 from vtrial.dose_rows import Dosed
@@ -42,10 +42,11 @@ from vtrial.levels import (
     common_responders,
     covariate_shifts,
     dose_strength,
+    ln_residual_sd,
     population,
-    residual_sd,
     shared_by_mice,
 )
+from vtrial.marginal import stacked, stacked_matrix
 from vtrial.panel import Combinations, Covariates, Curves, Panel, Sites
 from vtrial.residual_scales import ScaleCoordinate
 from vtrial.responders import log_density as log_density_of_effect
@@ -123,9 +124,9 @@ def build_model(
             kind = arrays.pdx_model_type
             ln_growth = sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
         shared = shared_by_mice(prior, jnp.mean(ln_growth))
-        sigma = residual_sd(labels, prior, arrays.scales)
+        ln_sigma = ln_residual_sd(labels, prior, arrays.scales)
         growth = jnp.exp(ln_growth)[curves.pdx_model]
-        density_of = partial(curve_density, shared, curves, sigma, growth, bend)
+        density_of = partial(curve_density, shared, curves, ln_sigma, growth, bend)
         # strength of the doses; None, and nothing is multiplied, where every drug has one dose
         dose = cell_dose = None
         if arrays.dosed is not None:
@@ -184,20 +185,20 @@ def build_model(
             lone = jnp.maximum(sites.mouse, 0)
             loading = effect_loading(shared, growth[lone], site_scale)
             if dose is not None:  # the site's effect is that at the reference dose, the mouse has another
-                loading = loading * dose[lone][:, None, None]
-            learnt, reduction = parts[0].whitened.take(lone).condition(loading)
+                loading = [along * dose[lone] for along in loading]
+            (learnt,), ((reduction,),) = parts[0].whitened.take(lone).condition([loading])
             rule, spread = combination_rule(labels, prior, arrays.combinations, num_shared, cell_dose)
             prior_mean = site_mean
-            site_mean = site_mean + jnp.where(has_lone_mouse, learnt[:, 0], 0.0)
-            site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction[:, 0, 0], 0.0))
+            site_mean = site_mean + jnp.where(has_lone_mouse, learnt, 0.0)
+            site_scale = jnp.sqrt(site_scale**2 - jnp.where(has_lone_mouse, reduction, 0.0))
             site_effect = deterministic("effect_site", site_mean + site_scale * site_z)
             deterministic("effect_site_scale", site_scale)
             joint, rest = rule(site_effect), slice(num_single, None)
             cell = curves.combination_cell[rest]
             parts.append(density_of(rest, joint[cell], spread[cell]))
             if summed_over:
-                learnt, _ = moved[0].whitened.take(lone).condition(loading)
-                mean = prior_mean + common + jnp.where(has_lone_mouse, learnt[:, 0], 0.0)
+                (learnt,), _ = moved[0].whitened.take(lone).condition([loading])
+                mean = prior_mean + common + jnp.where(has_lone_mouse, learnt, 0.0)
                 by = rule(deterministic("effect_site_common", mean + site_scale * site_z)) - joint
                 deterministic("lone_density", parts[0].log_density[lone])
                 deterministic("lone_density_common", moved[0].log_density[lone])
@@ -209,15 +210,19 @@ def build_model(
                 deterministic("effect_site_common", site_mean + common + site_scale * site_z)
 
         log_density = jnp.concatenate([part.log_density for part in parts])
+        # the same summed part by part: XLA does not vectorise the terms of a concatenation
+        total = sum((jnp.sum(part.log_density) for part in parts), start=jnp.zeros(()))
         moved_density = jnp.concatenate([part.log_density for part in moved]) if moved else None
-        hidden: list[jax.Array] = []
+        hidden: Hidden | None = None
         if num_censored:
             u = sample("censored_u", dist.Uniform(0.0, 1.0).expand(arrays.censored.present.shape).to_event(2))
-            log_below, *hidden = censored_density(u, parts, arrays.censored, sigma, num_single)
-            log_density = log_density.at[arrays.censored.mouse].add(log_below)
+            below, mouse = arrays.censored, arrays.censored.mouse
+            hidden = censored_density(u, below, ln_sigma[mouse], _only_mice(parts, mouse, num_single))
+            total = total + jnp.sum(hidden.log_below)
+            log_density = log_density.at[mouse].add(hidden.log_below)
             if moved_density is not None:
-                log_below, *_ = censored_density(u, moved, arrays.censored, sigma, num_single)
-                moved_density = moved_density.at[arrays.censored.mouse].add(log_below)
+                also = censored_density(u, below, ln_sigma[mouse], _only_mice(moved, mouse, num_single))
+                moved_density = moved_density.at[mouse].add(also.log_below)
         if mouse_level:
             within = list(parts)
             if num_cells:
@@ -230,7 +235,7 @@ def build_model(
             _record_mice(within, arrays.censored.mouse, hidden)
         if moved_density is None:
             deterministic("log_likelihood", log_density)
-            numpyro.factor("curves", jnp.sum(log_density))
+            numpyro.factor("curves", total)
         else:
             both = two_components(
                 share, log_density, moved_density, jnp.asarray(curves.pdx_model), len(labels.pdx_model)
@@ -245,24 +250,35 @@ def build_model(
     return model
 
 
-def _record_mice(parts: list[CurveDensity], censored_mouse, hidden: list[jax.Array]) -> None:
+def _only_mice(parts: list[CurveDensity], mouse: Any, num_single: int) -> CurveDensity:
+    """The mice `mouse` alone, out of the first `num_single` and, where there are any, the others."""
+    if len(parts) == 1:
+        return jax.tree.map(lambda x: x[mouse], parts[0])
+    is_single = mouse < num_single
+    first, rest = jnp.minimum(mouse, num_single - 1), jnp.maximum(mouse - num_single, 0)
+    return jax.tree.map(lambda single, other: jnp.where(is_single, single[first], other[rest]), *parts)
+
+
+def _record_mice(parts: list[CurveDensity], censored_mouse, hidden: Hidden | None) -> None:
     """Record the mean and covariance of the coefficients of every mouse, and how they hang together with its effect.
 
-    `hidden` holds mean and covariance of the censored mice given all their measurements; it is empty without such.
+    `hidden` are the censored mice given all their measurements, if there are such mice.
     """
     known = [part.whitened.condition(part.covariance) for part in parts]
-    mean = jnp.concatenate([part.mean + more for part, (more, _) in zip(parts, known, strict=True)])
-    covariance = jnp.concatenate([p.covariance - less for p, (_, less) in zip(parts, known, strict=True)])
-    if hidden:
-        mean = mean.at[censored_mouse].set(hidden[0])
-        covariance = covariance.at[censored_mouse].set(hidden[1])
+    prior_mean = jnp.concatenate([stacked(part.mean) for part in parts])
+    prior_covariance = jnp.concatenate([stacked_matrix(part.covariance) for part in parts])
+    mean = prior_mean + jnp.concatenate([stacked(more) for more, _ in known])
+    covariance = prior_covariance - jnp.concatenate([stacked_matrix(less) for _, less in known])
+    if hidden is not None:
+        mean = mean.at[censored_mouse].set(stacked(hidden.mean))
+        covariance = covariance.at[censored_mouse].set(stacked_matrix(hidden.covariance))
     deterministic("mouse_mean", mean)
     deterministic("mouse_covariance", covariance)
-    deterministic("mouse_prior_mean", jnp.concatenate([part.mean for part in parts]))
-    deterministic("mouse_prior_covariance", jnp.concatenate([part.covariance for part in parts]))
+    deterministic("mouse_prior_mean", prior_mean)
+    deterministic("mouse_prior_covariance", prior_covariance)
     deterministic("cell_effect", jnp.concatenate([part.effect for part in parts]))
     deterministic("cell_spread", jnp.concatenate([part.spread for part in parts]))
-    deterministic("cell_loading", jnp.concatenate([part.loading for part in parts])[..., 0])
+    deterministic("cell_loading", jnp.concatenate([stacked(part.loading) for part in parts]))
 
 
 def evidence_density(

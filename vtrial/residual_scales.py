@@ -58,11 +58,14 @@ def scale_coordinate(residual_squares: np.ndarray, freedom: np.ndarray) -> Scale
     return ScaleCoordinate(centred, np.ones(()))
 
 
-def prior_of_z(of: ScaleCoordinate, mu: Any, omega: Any) -> tuple[Any, Any]:
-    """Mean and SD of z, [..., S]; `mu` and `omega` are arrays of NumPy or JAX that broadcast against [S]."""
-    return of.centred * mu, of.spread ** (1.0 - of.centred) * omega**of.centred
+def prior_of_z(of: ScaleCoordinate, mu: Any, omega: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Mean and SD of z, [..., S]; `mu` and `omega` > 0 broadcast against [S]; `xp` is their module, NumPy's or JAX's.
+
+    Powers by exp and log, which XLA vectorises on a CPU.
+    """
+    return of.centred * mu, xp.exp((1.0 - of.centred) * xp.log(of.spread) + of.centred * xp.log(omega))
 
 
-def ln_sigma(of: ScaleCoordinate, mu: Any, omega: Any, z: Any) -> Any:
+def ln_sigma(of: ScaleCoordinate, mu: Any, omega: Any, z: Any, xp: Any = np) -> Any:
     """The logarithm of the residual scale at z, [..., S]."""
-    return mu + (omega / of.spread) ** (1.0 - of.centred) * (z - of.centred * mu)
+    return mu + xp.exp((1.0 - of.centred) * (xp.log(omega) - xp.log(of.spread))) * (z - of.centred * mu)

@@ -150,7 +150,7 @@ def study_curves(tree: xr.DataTree, study: Study) -> StudyCurves:
         # several mice of a cell have one effect
         rho = np.asarray(effect[:, mouse[study.arms[name][0]]], np.float64)
         with jax.enable_x64(True):
-            log_volume = np.asarray(coefficient_mean(law, growth, rho)) @ courses.T + fixed
+            log_volume = np.stack(coefficient_mean(law, growth, rho), axis=-1) @ courses.T + fixed
         return log_volume - log_volume[:, :1]  # relative to day 0
 
     singles = np.stack([curve(drug) for drug in study.drugs], axis=1)

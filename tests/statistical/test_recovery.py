@@ -85,8 +85,7 @@ def simulate(
             a, c = rho["A"], rho["C"]
             truth |= {f"effect_site[{model} | A]": a, f"effect_site[{model} | C]": c}
             share = 1 / (1 + np.exp((c - a) / 0.05))
-            other = share * np.logaddexp(0, c / 0.05) + (1 - share) * np.logaddexp(0, a / 0.05)
-            joint = share * a + (1 - share) * c + PHI * 0.05 * other + GAMMA
+            joint = share * a + (1 - share) * c + PHI * (share * c + (1 - share) * a) + GAMMA
             cells = {"untreated": 0.0, **rho, "A + C": joint + TRUTH["omega_combination"] * rng.normal()}
             for arm, effect in cells.items():
                 rate, rest = rng.normal(size=2)

@@ -492,9 +492,8 @@ def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
 
 def wrong_sign(shared, growth, effect):
     """The mean of the coefficients with the waning of the effect subtracted, not added."""
-    right = jnp.stack([jnp.broadcast_to(shared["mu_intercept"], growth.shape), growth * (1.0 - effect)], axis=-1)
-    bent = -growth * (shared["loss"] * effect - shared["slowing"])
-    return jnp.concatenate([right, bent[:, None]], axis=-1)
+    intercept = jnp.broadcast_to(shared["mu_intercept"], growth.shape)
+    return [intercept, growth * (1.0 - effect), -growth * (shared["loss"] * effect - shared["slowing"])]
 
 
 @pytest.mark.slow
@@ -511,7 +510,7 @@ def test_a_planted_scale_is_caught(design, monkeypatch):
     monkeypatch.setattr(
         vtrial.curve_density,
         "LinearGaussianMarginal",
-        lambda mean, covariance, sigma, *rest: honest(mean, covariance, 1.5 * sigma, *rest),
+        lambda mean, covariance, ln_sigma, *rest: honest(mean, covariance, ln_sigma + np.log(1.5), *rest),
     )
     names, ranks, _ = ranks_of(design, 404, BATCH, BATCH)
     assert "mu_ln_sigma" in outside(names, ranks, FALSE_ALARM)
