@@ -85,10 +85,15 @@ def fit_stopping_rule(table: pd.DataFrame, detection_limit: float) -> StoppingRu
         penalty[0] = 0.0
         return value + 0.5 * penalty @ penalty / COEFFICIENT_SD**2, slope + penalty / COEFFICIENT_SD**2
 
+    def curvature(coefficient):
+        stays = 1.0 / (1.0 + np.exp(design @ coefficient))
+        ridge = np.append(0.0, np.full(design.shape[1] - 1, COEFFICIENT_SD**-2.0))
+        return design.T @ ((stays * (1.0 - stays))[:, None] * design) + np.diag(ridge)
+
     start = np.zeros(design.shape[1])
     share = np.clip(event.mean(), 0.5 / len(event), 1.0 - 0.5 / len(event))
     start[0] = np.log(share / (1.0 - share))
-    fit = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 4000})
+    fit = minimize(objective, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-5})
     if not np.all(np.isfinite(fit.x)) or not fit.success:
         raise VtrialError(f"the stopping rule of the mice did not converge: {fit.message}")
     return StoppingRule(jnp.asarray(fit.x, jnp.float32), float(np.nanmedian(gap)))
