@@ -5,9 +5,9 @@ from scipy.integrate import quad
 from scipy.special import expit, logit
 from scipy.stats import binom, norm
 
-from vtrial.base import CHANGE_BINS, NO_CHANGE_BIN, EndpointCounts
 from vtrial.endpoints import change_bin
 from vtrial.medians import Curve, log_likelihood, predicted, sampling_variance, share_on
+from vtrial.outcomes import CHANGE_BINS, NO_CHANGE_BIN, EndpointCounts
 from vtrial.priors import load_priors
 from vtrial.published import DAYS, any_shrinkage, curves
 from vtrial.published_endpoints import ENDPOINTS, published_median, shrinkage_row, teaches

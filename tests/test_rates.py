@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vtrial.arm_layout import lay_out
-from vtrial.base import Counts
 from vtrial.config import Cohort
+from vtrial.outcomes import Counts
 from vtrial.rates import COLUMNS, orr_draws, orr_rows, predictive_counts, response_rates, superiority
 
 DOSE = {"dose": "1 mg", "repeat": "1 d"}

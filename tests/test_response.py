@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from vtrial import endpoints, response
-from vtrial.base import CHANGE_BINS
+from vtrial.outcomes import CHANGE_BINS
 from vtrial.response import CR, NE, PD, PR, RECIST_1_0, RECIST_1_1, RECIST_VERSIONS, SD, RecistRule
 
 NUM_VISITS = 8

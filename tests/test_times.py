@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vtrial.base import CHANGE_BINS, Counts, EndpointCounts
+from vtrial.outcomes import CHANGE_BINS, Counts, EndpointCounts
 from vtrial.times import COLUMNS, draw_endpoints, endpoint_rows, landmark_curve, median_time, pfs_rows, survival_at
 
 DAYS = (56.0, 112.0, 168.0, 252.0)

@@ -17,10 +17,11 @@ import pytest
 
 from vtrial import trial
 from vtrial.arm_layout import lay_out
-from vtrial.base import Counts, PatientLaw, Schedule, Trial
+from vtrial.base import PatientLaw, Schedule, Trial
 from vtrial.course_parts import EVERYTHING, Parts, parts_of
 from vtrial.deviates import BLOCK, block_deviates, draw_key
 from vtrial.endpoints import time_to_progression, time_to_response
+from vtrial.outcomes import Counts
 from vtrial.patients import patients_of
 from vtrial.response import CR, NE, PD, PR, RECIST_1_1, SD, best_overall_response
 from vtrial.times import ends_by_day, ends_by_visit, landmark_curve, survival_curves

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vtrial import sobol
-from vtrial.base import CHANGE_BINS, Counts, EndpointCounts, PatientLaw, Patients, Regimens, Schedule
+from vtrial.base import PatientLaw, Patients, Regimens, Schedule
 from vtrial.course import (
     decays,
     follow,
@@ -31,6 +31,7 @@ from vtrial.course import (
 from vtrial.course_parts import EVERYTHING, Parts
 from vtrial.deviates import BLOCK, Places, block_deviates, sobol_deviates
 from vtrial.endpoints import best_change, change_bin, ending, ending_days
+from vtrial.outcomes import CHANGE_BINS, Counts, EndpointCounts
 from vtrial.patients import patients_of
 from vtrial.response import (
     NE,

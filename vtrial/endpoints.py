@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from vtrial.base import CHANGE_BINS, NE, PD, Ending, TimeToEvent
+from vtrial.outcomes import CHANGE_BINS, NE, PD, Ending, TimeToEvent
 from vtrial.response import RECIST_1_1, Course, RecistRule, confirmed_visits, course_of, unconfirmed_visits
 
 

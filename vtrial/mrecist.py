@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from vtrial.base import CR, NE, PD, PR, SD, TimeToEvent
+from vtrial.outcomes import CR, NE, PD, PR, SD, TimeToEvent
 
 
 class MouseRule(NamedTuple):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vtrial.base import CHANGE_BINS, NO_CHANGE_BIN, EndpointCounts
 from vtrial.config import Arm, Cohort, Subgroup, Visits
 from vtrial.medians import Curve
 from vtrial.mouse_prior import MouseDraws
+from vtrial.outcomes import CHANGE_BINS, NO_CHANGE_BIN, EndpointCounts
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors, TrialArm
 from vtrial.rates import response_rates

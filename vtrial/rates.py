@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from vtrial.base import Counts
 from vtrial.config import Cohort
+from vtrial.outcomes import Counts
 from vtrial.response import CR, PR, SD
 from vtrial.translation import CohortPlan
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vtrial.base import CR, NE, PD, PR, SD, Response
 from vtrial.mrecist import MRECIST, MRECIST_PDXE, MouseRule, mrecist_class, mrecist_curve
+from vtrial.outcomes import CR, NE, PD, PR, SD, Response
 
 __all__ = [
     "CR",

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pandas as pd
 
-from vtrial.base import Trajectories
 from vtrial.endpoints import time_to_progression, time_to_response
+from vtrial.outcomes import Trajectories
 from vtrial.response import NE, PD, RecistRule, Response, best_overall_response
 from vtrial.translation import CohortPlan
 

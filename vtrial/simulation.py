@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from vtrial.base import Counts, EndpointCounts
 from vtrial.checkpoint import Checkpoint, from_under, held_back, under
 from vtrial.config import TrialConfig
 from vtrial.devices import Kind, device_for, devices_for
@@ -21,6 +20,7 @@ from vtrial.engagement import engagement_rows
 from vtrial.inhibition import COLUMNS as TGI_COLUMNS
 from vtrial.inhibition import inhibition, inhibition_rows
 from vtrial.inputs import Inputs, marks
+from vtrial.outcomes import Counts, EndpointCounts
 from vtrial.posterior import Draws, shape_of
 from vtrial.predict import predict_arms
 from vtrial.progress import Progress

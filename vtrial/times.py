@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vtrial.base import Counts, EndpointCounts
 from vtrial.config import Cohort
+from vtrial.outcomes import Counts, EndpointCounts
 from vtrial.response import CR, NE, PD, PR, SD, Response
 from vtrial.translation import CohortPlan
 

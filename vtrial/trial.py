@@ -22,12 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from vtrial import sobol
-from vtrial.base import Counts, EndpointCounts, PatientLaw, Schedule, Trajectories, Trial
+from vtrial.base import PatientLaw, Schedule, Trial
 from vtrial.counting import Plan, Setup, block_of_patients, count_block, read_all, shift_of
 from vtrial.course import stored, visit_days
 from vtrial.course_parts import Parts, parts_of
 from vtrial.deviates import BLOCK, Numbers, draw_key, places_of, sobol_points
 from vtrial.endpoints import best_change
+from vtrial.outcomes import Counts, EndpointCounts, Trajectories
 from vtrial.response import RECIST_1_1, RecistRule
 
 # Draws side by side in one program: a CPU wants what fits its cache, a GPU wants many threads. No number depends on it.
