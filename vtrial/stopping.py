@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from vtrial.errors import VtrialError
 
@@ -77,22 +78,22 @@ def fit_stopping_rule(table: pd.DataFrame, detection_limit: float) -> StoppingRu
     design = features(log_volume - first, log_volume, day, xp=np)[later]
     event = last[later].astype(float)
 
+    ridge = np.append(0.0, np.full(design.shape[1] - 1, COEFFICIENT_SD**-2.0))
+
     def objective(coefficient):
         linear = design @ coefficient
         value = np.sum(np.logaddexp(0.0, linear) - event * linear)
-        slope = design.T @ (1.0 / (1.0 + np.exp(-linear)) - event)
-        penalty = coefficient.copy()
-        penalty[0] = 0.0
-        return value + 0.5 * penalty @ penalty / COEFFICIENT_SD**2, slope + penalty / COEFFICIENT_SD**2
+        slope = design.T @ (expit(linear) - event)
+        return value + 0.5 * np.sum(ridge * coefficient**2), slope + ridge * coefficient
 
     def curvature(coefficient):
-        stays = 1.0 / (1.0 + np.exp(design @ coefficient))
-        ridge = np.append(0.0, np.full(design.shape[1] - 1, COEFFICIENT_SD**-2.0))
-        return design.T @ ((stays * (1.0 - stays))[:, None] * design) + np.diag(ridge)
+        leaves = expit(design @ coefficient)
+        return design.T @ ((leaves * (1.0 - leaves))[:, None] * design) + np.diag(ridge)
 
     start = np.zeros(design.shape[1])
     share = np.clip(event.mean(), 0.5 / len(event), 1.0 - 0.5 / len(event))
     start[0] = np.log(share / (1.0 - share))
+    # the ridge bounds the curvature from below: no coefficient is off by more than gtol COEFFICIENT_SD^2
     fit = minimize(objective, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-5})
     if not np.all(np.isfinite(fit.x)) or not fit.success:
         raise VtrialError(f"the stopping rule of the mice did not converge: {fit.message}")
