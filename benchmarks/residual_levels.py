@@ -21,13 +21,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import digamma, polygamma
 
 from vtrial.experiment import load_resolved
 from vtrial.fitting import curve_shape
 from vtrial.inputs import read_inputs
 from vtrial.panel import build_panel
 from vtrial.posterior import Draws
+from vtrial.residual_scales import ln_sd_of_curves
 from vtrial.store import RunFolder
 
 #: mice that an arm needs to be listed
@@ -59,10 +59,8 @@ def read(run: Path) -> pd.DataFrame:
     table["effect"] = np.where(curves.treated, names.map(effect), 0.0)
     freedom, squares = curves.num_measurements - (curves.statistics.shape[1] - 1), curves.statistics[:, -1]
     known = (freedom > 0) & (squares > 0.0) & (curves.combination_cell < 0)
-    half = np.where(known, freedom, 2.0) / 2.0
-    table["ln_sd"] = 0.5 * (np.log(np.where(known, squares, 1.0) / 2.0) - digamma(half))
-    table["variance"] = polygamma(1, half) / 4.0
-    return table[known].reset_index(drop=True)
+    ln_sd, variance = ln_sd_of_curves(squares[known], freedom[known])
+    return table[known].assign(ln_sd=ln_sd, variance=variance).reset_index(drop=True)
 
 
 def fitted(table: pd.DataFrame, design: np.ndarray, group: np.ndarray, arms: bool) -> Found:
@@ -82,6 +80,7 @@ def fitted(table: pd.DataFrame, design: np.ndarray, group: np.ndarray, arms: boo
         return Found(0.5 * value, tau, omega, beta, np.sqrt(np.diag(np.linalg.inv(information))))
 
     best = minimize(lambda ln: -at(ln).log_likelihood, np.log([0.4, 0.2]), method="Nelder-Mead")
+    assert best.success, best.message
     return at(best.x)
 
 

@@ -62,9 +62,8 @@ def carried(curves: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def marginal_of(curves: Curves) -> tuple[LinearGaussianMarginal, jax.Array]:
     value, triangle, number = map(jnp.asarray, carried(curves))
     loc, covariance, ln_sigma = map(jnp.asarray, (curves.loc, curves.covariance, np.log(curves.sigma)))
-    return LinearGaussianMarginal(
-        unrolled(loc), unrolled(covariance, 2), ln_sigma, unrolled(triangle, 2), number
-    ), value
+    numbers = (unrolled(loc), unrolled(covariance, 2), ln_sigma, unrolled(triangle, 2), number)
+    return LinearGaussianMarginal(*numbers), value
 
 
 def dense_covariance(curves: Curves, i: int) -> np.ndarray:

@@ -27,6 +27,15 @@ class ScaleCoordinate(NamedTuple):
     spread: np.ndarray  # [] w
 
 
+def ln_sd_of_curves(residual_squares: np.ndarray, freedom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unbiased ln of the residual SD of curves, and its sampling variance.
+
+    Half the logarithm of a chi-square over its degrees of freedom, less what its mean has; variance trigamma / 4.
+    """
+    half = freedom / 2.0
+    return 0.5 * (np.log(residual_squares / 2.0) - digamma(half)), polygamma(1, half) / 4.0
+
+
 def scale_coordinate(residual_squares: np.ndarray, freedom: np.ndarray) -> ScaleCoordinate:
     """The coordinate that the curves ask for.
 
@@ -46,11 +55,10 @@ def scale_coordinate(residual_squares: np.ndarray, freedom: np.ndarray) -> Scale
     """
     known = (freedom > 0) & (residual_squares > 0.0)
     centred = np.zeros(len(freedom))
-    half = freedom[known] / 2.0
-    ln_sd = 0.5 * (np.log(residual_squares[known] / 2.0) - digamma(half))
-    weight = 4.0 / polygamma(1, half)
-    if len(half) > 1:
-        excess = np.sum(weight * np.square(ln_sd - np.average(ln_sd, weights=weight))) - chi2.ppf(0.95, len(half) - 1)
+    ln_sd, variance = ln_sd_of_curves(residual_squares[known], freedom[known])
+    weight = 1.0 / variance
+    if len(ln_sd) > 1:
+        excess = np.sum(weight * np.square(ln_sd - np.average(ln_sd, weights=weight))) - chi2.ppf(0.95, len(ln_sd) - 1)
         between = excess / (weight.sum() - np.sum(np.square(weight)) / weight.sum())
         if between > 0.0:
             centred[known] = between / (between + 1.0 / weight)
