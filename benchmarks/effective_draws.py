@@ -37,7 +37,7 @@ from vtrial.fitting import curve_shape
 from vtrial.growth_laws import reference_bend
 from vtrial.inference import fit
 from vtrial.inputs import read_inputs
-from vtrial.levels import population, shared_by_mice
+from vtrial.levels import population, residual_levels, shared_by_mice
 from vtrial.marginal import stacked, stacked_matrix
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS
@@ -48,7 +48,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NAMES = (
     "mu_ln_growth", "ln_growth_type", "omega_ln_growth", "mu_effect", "effect", "omega_effect", "mu_intercept",
     "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "slowing", "mu_ln_sigma",
-    "omega_ln_sigma",
+    "omega_ln_sigma_type", "omega_ln_sigma_arm", "omega_ln_sigma", "ln_sigma_arm",
 )  # fmt: skip
 
 
@@ -66,11 +66,10 @@ def explicit_model(panel, prior, *, centred: bool):
             kind = arrays.pdx_model_type
             ln_growth = numpyro.sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
         shared = shared_by_mice(prior, jnp.mean(ln_growth))
-        mu = numpyro.sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
-        omega = numpyro.sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
+        ln_sigma_arm, omega = residual_levels(labels, prior, arrays.scales, arrays.arm_type_type)
         growth = jnp.exp(ln_growth)[curves.pdx_model]
         with numpyro.plate("mouse", num_mice):
-            ln_sigma = numpyro.sample("ln_sigma", dist.Normal(mu, omega))
+            ln_sigma = numpyro.sample("ln_sigma", dist.Normal(ln_sigma_arm[curves.arm_type], omega))
             z = numpyro.sample("cell_z", dist.Normal(0.0, 1.0))
             rho = jnp.where(curves.treated, effect[curves.drug_type] + omega_effect[curves.drug_type] * z, 0.0)
             mean = stacked(coefficient_mean(shared, growth, rho))
@@ -153,7 +152,7 @@ def with_nutpie(python: str, panel, arrays, prior, config: FitConfig) -> dict | 
             num_measurements=curves.num_measurements, pdx_model=curves.pdx_model, treated=curves.treated,
             drug_type=curves.drug_type, drug_class=panel.drug_class, drug_type_drug=panel.drug_type_drug,
             initial_growth=panel.initial_growth, bend=reference_bend(panel.shape),
-            num_classes=len(panel.labels.drug_class),
+            num_classes=len(panel.labels.drug_class), arm_type=curves.arm_type,
         )  # fmt: skip
         settings = {"priors": priors, "chains": config.chains, "warmup": config.warmup, "draws": config.draws}
         Path(folder, "settings.json").write_text(json.dumps(settings | {"target_accept": config.target_accept}))

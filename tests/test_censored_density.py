@@ -15,6 +15,7 @@ from tests.test_model import CLASSES, QUICKLY, SHAPE, Mouse, combined, mice_of, 
 from vtrial.censored_density import truncated_normal
 from vtrial.model import arrays_of, build_model
 from vtrial.panel import Panel, build_panel
+from vtrial.residual_scales import ScaleCoordinate
 
 CENSORED = {
     "c1": ("T1", "M1", "untreated", 6),
@@ -40,7 +41,8 @@ def hidden_likelihoods():
 
     def evaluate(panel: Panel, u: np.ndarray):
         # with c = 1 the coordinate of a residual scale is its logarithm
-        arrays = arrays_of(panel._replace(scales=panel.scales._replace(centred=np.ones(6))))
+        of_mice = ScaleCoordinate(np.ones(6), np.ones(()))
+        arrays = arrays_of(panel._replace(scales=panel.scales._replace(mouse=of_mice)))
         if not compiled:
             model = build_model(panel, prior())
 

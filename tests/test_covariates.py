@@ -275,7 +275,7 @@ def test_the_effect_of_a_mutation_is_found_again(tmp_path):
         result = fit(
             jax.random.key(5), build_model(panel, priors.distributions(PRIORS) | own), arrays_of(panel),
             {"ln_growth": jnp.asarray(panel.initial_growth)}, config,
-            ("covariate_effect", "omega_effect", "log_likelihood", "ln_growth_type", "omega_ln_growth", "mu_ln_sigma",
+            ("covariate_effect", "omega_effect", "log_likelihood", "ln_growth_type", "omega_ln_growth", "ln_sigma_arm",
              "omega_ln_sigma"),
             lambda *_: None, jax.devices("cpu"), collective=("ln_growth",),
         )  # fmt: skip

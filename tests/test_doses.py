@@ -286,7 +286,10 @@ def dosed_posterior(ed50: float = 3.0, **changes: float) -> xr.DataTree:
     shape = (*values["loss"].shape, 1)
     for name, value in (("ln_ed50", np.log(ed50 / 3)), ("hill", 1.0)):
         values[name] = (("chain", "draw", "dosed_drug"), np.full(shape, value))
-    values = values.assign_coords(dosed_drug=["trametinib"])
+    arm_type = [f"{arm} | {kind}" for arm in sorted({row[2] for row in MICE.values()}) for kind in ("T1", "T2")]
+    of_arm = np.full((*shape[:2], len(arm_type)), values["ln_sigma_arm"].to_numpy().flat[0])
+    values = values.drop_dims("arm_type").assign(ln_sigma_arm=(("chain", "draw", "arm_type"), of_arm))
+    values = values.assign_coords(dosed_drug=["trametinib"], arm_type=arm_type)
     effect = np.broadcast_to([row[-1] for row in MICE.values()], (values.sizes["draw"], len(MICE)))
     cells = tree["cells"].to_dataset()[["index"]].assign(effect=(("cell_draw", "mouse"), effect))
     constant = xr.Dataset({"reference_dose": (("dosed_drug",), [3.0])}, coords={"dosed_drug": ["trametinib"]})

@@ -78,6 +78,7 @@ def toy() -> Toy:
         return np.broadcast_to(x, (CHAINS * DRAWS, *x.shape[1:])).reshape(CHAINS, DRAWS, *x.shape[1:])
 
     one = np.ones((CHAINS * DRAWS, 1))
+    of_arm, arm_type = np.array([-2.5, -1.5]), np.arange(count) % 2
     hidden = rng.logistic(size=(CHAINS * DRAWS, 1, 2))  # of mouse 2; its second row stands for nothing
     panel = SimpleNamespace(
         labels=SimpleNamespace(
@@ -86,8 +87,8 @@ def toy() -> Toy:
             mouse=tuple(f"S/{i}" for i in range(count)),
         ),
         pdx_model_type=np.arange(MODELS) % 2,
-        curves=SimpleNamespace(pdx_model=owner),
-        scales=SCALES,
+        curves=SimpleNamespace(pdx_model=owner, arm_type=arm_type),
+        scales=SimpleNamespace(mouse=SCALES),
         sites=SimpleNamespace(pdx_model=np.array([0]), drug_type=np.array([0]), mouse=np.array([count - 2])),
         combinations=SimpleNamespace(pdx_model=np.array([0]), shared=np.array([-1])),
         censored=SimpleNamespace(mouse=np.array([2]), present=np.array([[True, False]])),
@@ -98,7 +99,7 @@ def toy() -> Toy:
         "log_likelihood": site(likelihood),
         "ln_growth_type": site(drawn[:, [0, 0]]),
         "omega_ln_growth": site(OMEGA * one[:, [0, 0]]),
-        "mu_ln_sigma": site(-2.0 * one)[..., 0],
+        "ln_sigma_arm": site(of_arm * one),
         "omega_ln_sigma": site(0.3 * one)[..., 0],
         "effect": site((EFFECT - 0.5 * BETA) * one),
         "covariate_effect": site(BETA * one),
@@ -109,7 +110,7 @@ def toy() -> Toy:
     draws = {
         "ln_growth": site(drawn[:, 1 : MODELS + 1]),
         # nothing here depends on the residual scales: they have their prior
-        "ln_sigma_z": site(rng.normal(*prior_of_z(SCALES, -2.0, 0.3), (CHAINS * DRAWS, count))),
+        "ln_sigma_z": site(rng.normal(*prior_of_z(SCALES, of_arm[arm_type], 0.3), (CHAINS * DRAWS, count))),
         "effect_site_z": site(z[:, None]),
         "censored_u": site(hidden),
     }

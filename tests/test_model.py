@@ -44,6 +44,8 @@ PRIOR = {
     "growth.mouse.loss": (dist.Normal(0.5, 0.5), stats.norm(0.5, 0.5)),
     "growth.mouse.slowing": (dist.Normal(0.1, 0.4), stats.norm(0.1, 0.4)),
     "growth.mouse.ln_residual_sd": (dist.Normal(-2.0, 0.4), stats.norm(-2.0, 0.4)),
+    "growth.mouse.ln_residual_between_types": (dist.HalfNormal(0.4), stats.halfnorm(0, 0.4)),
+    "growth.mouse.ln_residual_between_arms": (dist.HalfNormal(0.3), stats.halfnorm(0, 0.3)),
     "growth.mouse.ln_residual_spread": (dist.HalfNormal(0.5), stats.halfnorm(0, 0.5)),
     "classes.default.mean_effect": (dist.Normal(0.35, 0.3), stats.norm(0.35, 0.3)),
     "classes.default.between_classes": (dist.HalfNormal(0.35), stats.halfnorm(0, 0.35)),
@@ -89,6 +91,8 @@ SCALARS = {
     "loss": "growth.mouse.loss",
     "slowing": "growth.mouse.slowing",
     "mu_ln_sigma": "growth.mouse.ln_residual_sd",
+    "omega_ln_sigma_type": "growth.mouse.ln_residual_between_types",
+    "omega_ln_sigma_arm": "growth.mouse.ln_residual_between_arms",
     "omega_ln_sigma": "growth.mouse.ln_residual_spread",
 }
 COMBINATION_SCALARS = {
@@ -101,7 +105,7 @@ COMBINATION_SCALARS = {
 #: what has one value for each of several things; what the model samples in their place is its own affair
 VECTORS = ("ln_growth_type", "omega_ln_growth", "effect_class", "effect_drug", "effect", "omega_effect", "ln_growth")
 VECTORS += ("ln_sigma", "phi", "gamma", "effect_site", "combination_cell_z", "ln_ed50", "hill", "dose_slope")
-VECTORS += ("covariate_effect",)
+VECTORS += ("covariate_effect", "ln_sigma_type", "ln_sigma_arm")
 SPREADS = {
     "omega_mouse": "growth.mouse.ln_between_mice_relative",
     "omega_curvature": "growth.mouse.ln_curvature_sd",
@@ -349,7 +353,14 @@ def explicit_log_density(
     for m, model in enumerate(labels.pdx_model):
         t = labels.tumour_type.index(kind_of[model])
         total += logpdf(p["ln_growth"][m], p["ln_growth_type"][t], p["omega_ln_growth"][t])
-    total += logpdf(p["ln_sigma"], p["mu_ln_sigma"], p["omega_ln_sigma"]).sum()
+    total += logpdf(p["ln_sigma_type"], p["mu_ln_sigma"], p["omega_ln_sigma_type"]).sum()
+    for name, of_arm in zip(labels.arm_type, p["ln_sigma_arm"], strict=True):
+        of_type = p["ln_sigma_type"][labels.tumour_type.index(name.rsplit(" | ", 1)[1])]
+        total += logpdf(of_arm, of_type, p["omega_ln_sigma_arm"])
+    arm_of = dict(dataset.used.drop_duplicates("mouse_key")[["mouse_key", "arm"]].itertuples(index=False))
+    for key, own in zip(labels.mouse, p["ln_sigma"], strict=True):
+        of_arm = p["ln_sigma_arm"][labels.arm_type.index(f"{arm_of[key]} | {kind_of[model_of[key]]}")]
+        total += logpdf(own, of_arm, p["omega_ln_sigma"])
     total += logpdf(p["effect_class"], p["mu_effect"], p["omega_effect_class"]).sum()
     for d, drug in enumerate(labels.drug):
         of_class = p["effect_class"][labels.drug_class.index(CLASSES[drug])]

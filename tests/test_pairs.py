@@ -67,6 +67,8 @@ def posterior(**changes: float) -> xr.DataTree:
         "omega_effect": [1e-6, 1e-6, 1e-6], "mu_ln_omega_effect": -15.0, "omega_ln_omega_effect": 0.0,
         "mu_intercept": 5.3, "omega_intercept": 0.0, "omega_mouse": 0.0, "omega_curvature": 0.0,
         "curvature_correlation": 0.0, "loss": 0.0, "slowing": 0.0, "mu_ln_sigma": -15.0, "omega_ln_sigma": 0.0,
+        "omega_ln_sigma_type": 0.0, "omega_ln_sigma_arm": 0.0, "ln_sigma_type": [-15.0, -15.0],
+        "ln_sigma_arm": [-15.0, -15.0, -15.0],
         "mu_phi": 0.0, "omega_phi": 0.0, "mu_gamma": 0.0, "omega_gamma": 0.0, "omega_combination": 0.0,
         "phi": [0.0], "gamma": [0.0], "ln_growth": [-2.3, -2.3, -2.3],
     } | changes  # fmt: skip
@@ -77,10 +79,17 @@ def posterior(**changes: float) -> xr.DataTree:
         "drug_type": ["BYL719 | T1", "trametinib | T1", "trametinib | T2"],
         "class_pair": ["PI3K x RAF/MEK"],
         "pdx_model": ["M1", "M2", "M3"],
+        "arm_type": ["BYL719 | T1", "trametinib | T1", "trametinib | T2"],
     }
     dims = {"ln_growth_type": "tumour_type", "omega_ln_growth": "tumour_type", "effect_class": "drug_class"}
     dims |= {"effect_drug": "drug", "effect": "drug_type", "omega_effect": "drug_type", "ln_growth": "pdx_model"}
-    dims |= {"phi": "class_pair", "gamma": "class_pair", "responder": "pdx_model"}
+    dims |= {
+        "ln_sigma_type": "tumour_type",
+        "ln_sigma_arm": "arm_type",
+        "phi": "class_pair",
+        "gamma": "class_pair",
+        "responder": "pdx_model",
+    }
     variables = {
         name: (
             ("chain", "draw", *((dims[name],) if name in dims else ())),
@@ -120,6 +129,26 @@ def test_what_the_fit_knows_of_a_model_decides(dataset, priors, nobody_leaves):
     assert found["in_sample"].tolist() == [True, True, False]
     strong = predict(posterior(effect=[0.0, 3.0, 0.0]), dataset, priors, nobody_leaves, *rows)
     assert strong["probability"].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, priors, nobody_leaves, monkeypatch):
+    """An arm that the fit has in that type has its own; another that of the type, with the spread of arms."""
+    given = []
+
+    def spied(key, laws, growth, effect, ln_sigma, stopping, *, shape):
+        given.append(np.asarray(ln_sigma))
+        return jnp.zeros((DRAWS, 1, ln_sigma.shape[1]), bool)
+
+    monkeypatch.setattr("vtrial.pairs._respond", spied)
+    scales = {"ln_sigma_arm": [-1.0, -2.0, -3.0], "ln_sigma_type": [-1.5, -2.5], "mu_ln_sigma": -4.0}
+    rows = [("T1", "M1", "trametinib"), ("T2", "M3", "trametinib"), ("T2", "M3", "BYL719"), ("T3", "new", "trametinib")]
+    predict(posterior(**scales), dataset, priors, nobody_leaves, *rows)
+    np.testing.assert_allclose(given[0], np.broadcast_to([-2.0, -3.0, -2.5, -4.0], (DRAWS, 4)), rtol=1e-6)
+    predict(posterior(**scales, omega_ln_sigma_arm=0.3), dataset, priors, nobody_leaves, *rows, rows[2])
+    np.testing.assert_allclose(given[1][:, :2], np.broadcast_to([-2.0, -3.0], (DRAWS, 2)), rtol=1e-6)
+    own = given[1][:, 2] + 2.5
+    assert abs(own.mean()) < 5 * 0.3 / np.sqrt(DRAWS) and abs(own.std() / 0.3 - 1) < 5 / np.sqrt(2 * DRAWS)
+    np.testing.assert_array_equal(given[1][:, 2], given[1][:, 4])
 
 
 def test_an_unseen_combination_follows_its_rule(dataset, priors, nobody_leaves):

@@ -92,7 +92,6 @@ def test_labels(panel):
     assert labels.drug_class == ("FAK", "MEK", "PI3K")
     assert labels.drug_type == ("A | T1", "A | T2", "B | T1", "B | T2", "C | T2", "D | OV")
     assert labels.class_pair == ("MEK x MEK", "MEK x PI3K")
-    assert labels.combination_type == ("A + B | T1", "A + B + C | T2")
     assert set(labels.combination_cell) == {"M1 | A + B", "M2 | A + B", "M3 | A + B + C"}
     assert set(labels.pdx_model_drug) == {"M1 | A", "M1 | B", "M2 | A", "M2 | B", "M3 | A", "M3 | B", "M3 | C"}
     assert sorted(labels.mouse) == sorted(f"S/{mouse}" for mouse in MICE)
@@ -137,6 +136,17 @@ def test_sites_and_their_lone_mice(panel):
     # M2 | A has two mice, M2 | B and M3 | A none, and the one mouse of M3 | C is censored
 
 
+def test_arms_of_types(panel):
+    """Every mouse has its arm in its tumour type, and every such arm its type; the same arm in two types is two."""
+    labels = panel.labels
+    assert {"A + B | T1", "A + B + C | T2", "untreated | T1", "untreated | T2"} <= set(labels.arm_type)
+    for name, of_arm in zip(labels.mouse, panel.curves.arm_type, strict=True):
+        kind, _, arm, *_ = MICE[name.removeprefix("S/")]
+        assert labels.arm_type[of_arm] == f"{arm} | {kind}"
+        assert labels.tumour_type[panel.arm_type_type[of_arm]] == kind
+    assert len(panel.arm_type_type) == len(labels.arm_type) == len(set(panel.curves.arm_type))
+
+
 def test_combination_cells(panel):
     labels, cells = panel.labels, panel.combinations
     assert cells.site.shape == (3, 3), "the widest arm has three drugs"
@@ -150,8 +160,6 @@ def test_combination_cells(panel):
                 if j != k:
                     pair = " x ".join(sorted((CLASSES[drug], CLASSES[other])))
                     assert labels.class_pair[cells.pair[c, j, k]] == pair
-        kind = next(m[0] for m in MICE.values() if m[1] == model)
-        assert labels.combination_type[cells.combination_type[c]] == f"{arm} | {kind}"
         assert labels.pdx_model[cells.pdx_model[c]] == model
         assert cells.shared[c] == (0 if name == "M2 | A + B" else -1), "only that cell has two mice"
 

@@ -8,6 +8,7 @@ import xarray as xr
 
 from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
+from vtrial.errors import InputError
 from vtrial.model_format import CurveShape
 from vtrial.panel import Panel, build_panel
 from vtrial.posterior import DIMS, PDX_MODEL_LEVEL, POPULATION, Draws, shape_of, to_datatree
@@ -157,6 +158,13 @@ def test_sites_that_a_fit_has_not_are_left_out(panel):
     draws = Draws(tree_of(panel, fewer), 5)
     assert "phi" not in draws and "effect" in draws
     assert draws.labels("class_pair") == []
+
+
+def test_a_fit_of_another_version_is_refused_where_it_lacks_a_site(opened):
+    tree, path = opened
+    with pytest.raises(InputError) as told:
+        Draws(tree).get("no_such_site")
+    assert str(told.value).startswith(f"{path}: has no 'no_such_site'") and "fit again" in str(told.value)
 
 
 def test_draws_are_flat_over_chains_and_spread(panel):

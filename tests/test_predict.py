@@ -45,7 +45,7 @@ LAW = dict(
     curvature_correlation=-0.4,
     loss=0.5,
     slowing=0.1,
-    mu_ln_sigma=-2.0,
+    ln_sigma_arm=[-2.0, -1.0, -2.0, -2.0, -1.5, -2.5],
     omega_ln_sigma=0.3,
     phi=[0.6],
     gamma=[0.1],
@@ -66,14 +66,14 @@ def cells() -> Cells:
         present=jnp.asarray([[True, False], [True, False], [True, True], [False, False]]),
         pair=jnp.zeros((4, 2, 2), jnp.int32),
         num_models=jnp.asarray([3, 2, 4, 1]),
+        arm_type=jnp.asarray([0, 1, 0, 1]),
     )
 
 
 def test_curve_without_spread_is_the_equation():
     nothing = dict.fromkeys(("omega_intercept", "omega_mouse", "omega_curvature", "omega_ln_sigma"), 0.0)
     growth, effect = jnp.asarray([0.05, 0.02]), jnp.asarray([0.0, 1.4])
-    quiet = law(**nothing, mu_ln_sigma=-30.0)
-    found = log_volume(jax.random.key(0), quiet, growth, effect, DAY, SHAPE)
+    found = log_volume(jax.random.key(0), law(**nothing), growth, effect, jnp.full(2, -30.0), DAY, SHAPE)
     day = np.asarray(DAY, float)
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
     for i, (g, e) in enumerate(((0.05, 0.0), (0.02, 1.4))):
@@ -85,7 +85,7 @@ def test_curves_have_the_moments_of_the_model():
     """Mean and covariance of the ln volumes against the sums written out; the residual SD is log-normal over mice."""
     number, g, e = 200_000, 0.05, 0.4
     full = jnp.full(number, 1.0, jnp.float32)
-    found = np.asarray(log_volume(jax.random.key(1), law(), g * full, e * full, DAY, SHAPE), float)
+    found = np.asarray(log_volume(jax.random.key(1), law(), g * full, e * full, -2.0 * full, DAY, SHAPE), float)
     day = np.asarray(DAY, float)
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
     bend = 1 - (1 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
@@ -178,9 +178,14 @@ def test_counts_of_certain_responses(nobody_leaves):
 
 
 def posterior(num: int, **values) -> Draws:
-    labels = {"tumour_type": ["T1", "T2"], "drug_type": ["A | T1", "A | T2", "B | T1"], "class_pair": ["MEK x PI3K"]}
+    labels = {
+        "arm_type": ["A | T1", "A | T2", "B + A | T1", "B | T1", "untreated | T1", "untreated | T2"],
+        "tumour_type": ["T1", "T2"],
+        "drug_type": ["A | T1", "A | T2", "B | T1"],
+        "class_pair": ["MEK x PI3K"],
+    }
     dims = {"ln_growth_type": "tumour_type", "omega_ln_growth": "tumour_type", "effect": "drug_type"}
-    dims |= {"omega_effect": "drug_type", "phi": "class_pair", "gamma": "class_pair"}
+    dims |= {"ln_sigma_arm": "arm_type", "omega_effect": "drug_type", "phi": "class_pair", "gamma": "class_pair"}
     variables = {}
     for name, value in (LAW | values).items():
         if value is not None:
@@ -245,6 +250,8 @@ def test_cells_find_their_place_in_the_posterior(dataset):
     control = arms.index[arms["arm"] == "untreated"][0]
     assert not found.present[control].any()
     assert found.num_models.tolist() == arms["num_models"].tolist()
+    known = posterior(2).labels("arm_type")
+    assert [known[k] for k in found.arm_type] == list(arms["arm"] + " | " + arms["tumour_type"])
 
 
 def test_predicted_arms_are_a_table_with_intervals(dataset, nobody_leaves):

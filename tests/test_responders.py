@@ -244,18 +244,18 @@ def test_densities_left_out_are_those_of_the_mixture():
     panel = SimpleNamespace(
         labels=SimpleNamespace(pdx_model=("M",), tumour_type=("T",), mouse=("l", "c", "o")),
         pdx_model_type=np.array([0]),
-        curves=SimpleNamespace(pdx_model=np.zeros(3, int)),
+        curves=SimpleNamespace(pdx_model=np.zeros(3, int), arm_type=np.array([0, 1, 1])),
         sites=SimpleNamespace(pdx_model=np.array([0]), drug_type=np.array([0]), mouse=np.array([0])),
         combinations=SimpleNamespace(pdx_model=np.array([0]), shared=np.array([-1])),
         covariates=None,
-        scales=ScaleCoordinate(np.zeros(3), np.ones(())),  # in units of their spread
+        scales=SimpleNamespace(mouse=ScaleCoordinate(np.zeros(3), np.ones(()))),  # in units of their spread
     )
     one = np.ones((size, 1))
     values = {
         "log_likelihood": summed.mouse, "log_likelihood_pdx_model": summed.pdx_model,
         "lone_density": np.where(z == 1, lone[1], lone[0])[:, None],
         "responder": z[:, None], "responder_shift": SHIFT * one[:, 0],
-        "ln_growth_type": 0 * one, "omega_ln_growth": one, "mu_ln_sigma": -2.0 * one[:, 0],
+        "ln_growth_type": 0 * one, "omega_ln_growth": one, "ln_sigma_arm": [-2.5, -1.5] * one,
         "omega_ln_sigma": 0.3 * one[:, 0], "effect": EFFECT * one, "omega_effect": OMEGA * one,
         "effect_site": effect[:, None], "effect_site_scale": scale * one,
     }  # fmt: skip

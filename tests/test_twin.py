@@ -15,18 +15,21 @@ from vtrial.stopping import StoppingRule, features
 from vtrial.twin import synthetic_twin
 
 NUM_MODELS, GROWTH, EFFECT = 300, 0.05, 0.6
+#: residual SD under A and of controls
+SIGMA = [0.25, 0.1]
 
 
 def population() -> Draws:
     """One draw without spread between models or mice: every curve is a line of known rate, plus a residual."""
     scalars = dict.fromkeys(("omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation"), 0.0)
-    scalars |= {"loss": 0.0, "slowing": 0.0, "mu_intercept": 5.4, "mu_ln_sigma": np.log(0.1), "omega_ln_sigma": 0.0}
+    scalars |= {"loss": 0.0, "slowing": 0.0, "mu_intercept": 5.4, "omega_ln_sigma": 0.0}
     values = {name: (("chain", "draw"), np.full((1, 1), value)) for name, value in scalars.items()}
     for name, value in (("ln_growth_type", np.log(GROWTH)), ("omega_ln_growth", 0.0)):
         values[name] = (("chain", "draw", "tumour_type"), np.full((1, 1, 1), value))
     for name, value in (("effect", EFFECT), ("omega_effect", 0.0)):
         values[name] = (("chain", "draw", "drug_type"), np.full((1, 1, 1), value))
-    coords = {"tumour_type": ["T"], "drug_type": ["A | T"]}
+    values["ln_sigma_arm"] = (("chain", "draw", "arm_type"), np.log([[SIGMA]]))
+    coords = {"tumour_type": ["T"], "drug_type": ["A | T"], "arm_type": ["A | T", "untreated | T"]}
     return Draws(xr.DataTree.from_dict({"posterior": xr.Dataset(values, coords=coords)}), 1)
 
 
@@ -61,5 +64,14 @@ def test_twin_grows_as_the_population_says(twin_of_a_panel):
         for day in (0, 8, 20):
             volume = twin.loc[(twin["arm"] == arm) & (twin["day"] == day), "volume_mm3"].to_numpy()
             assert len(volume) > 100
-            error = 0.1 / np.sqrt(len(volume))
+            error = SIGMA[arm == "untreated"] / np.sqrt(len(volume))
             assert abs(np.log(volume).mean() - 5.4 - rate * day) < 5 * error
+
+
+def test_residuals_of_the_twin_are_those_of_the_arm(twin_of_a_panel):
+    """No mouse differs from another but by its residual: the ratio of the SDs on a day is that of the scales."""
+    _, twin = twin_of_a_panel
+    at = twin[twin["day"] == 20].groupby("arm")["volume_mm3"]
+    sd, number = at.agg(lambda volume: np.log(volume).std()), at.size()
+    error = np.sqrt(0.5 / number["A"] + 0.5 / number["untreated"])
+    assert number.min() > 100 and abs(np.log(sd["A"] / sd["untreated"]) - np.log(SIGMA[0] / SIGMA[1])) < 5 * error

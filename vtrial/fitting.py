@@ -100,8 +100,10 @@ def fit_stage(
         within = mouse_draws(jax.random.fold_in(key, 1), of_mice, arrays, chosen_draws, responder)
     cells_kept = {"index": index, "effect": within.effect}
     if config.mouse_level:
-        mean, spread = (result.values[name].ravel()[index, None] for name in ("mu_ln_sigma", "omega_ln_sigma"))
-        scale = ln_sigma(panel.scales, mean, spread, chosen_draws["ln_sigma_z"])
+        of_arm = result.values["ln_sigma_arm"]
+        mean = of_arm.reshape(-1, of_arm.shape[-1])[index][:, panel.curves.arm_type]
+        spread = result.values["omega_ln_sigma"].ravel()[index, None]
+        scale = ln_sigma(panel.scales.mouse, mean, spread, chosen_draws["ln_sigma_z"])
         cells_kept |= {"coefficient": within.coefficient, "ln_sigma": scale.astype(np.float32)}
     attributes = {
         "experiment": experiment.name,

@@ -20,7 +20,7 @@ from vtrial.dose_rows import Dosed
 from vtrial.marginal import GroupedNormal
 from vtrial.model_format import RESPONDER_PRIORS
 from vtrial.panel import Combinations, Covariates, Labels
-from vtrial.residual_scales import ScaleCoordinate, ln_sigma, prior_of_z
+from vtrial.residual_scales import ScaleCoordinate, ScaleCoordinates, ln_sigma, prior_of_z
 from vtrial.treatment import combine, joint_effect
 
 # numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
@@ -95,13 +95,32 @@ def shared_by_mice(prior: Prior, mean_ln_growth) -> dict[str, Any]:
     }
 
 
-def ln_residual_sd(labels: Labels, prior: Prior, scales: ScaleCoordinate):
-    """Sample the ln of the residual scale of every mouse, [S], as :mod:`vtrial.residual_scales` has it."""
+def residual_levels(labels: Labels, prior: Prior, scales: ScaleCoordinates, arm_type_type):
+    """Sample the mean ln residual SD of every arm of a tumour type, [G], and the SD between its mice.
+
+    As :mod:`vtrial.residual_scales` has it; `arm_type_type` [G] is the tumour type of each.
+    """
     mu = sample("mu_ln_sigma", prior["growth.mouse.ln_residual_sd"])
+    between_types = sample("omega_ln_sigma_type", prior["growth.mouse.ln_residual_between_types"])
+    between_arms = sample("omega_ln_sigma_arm", prior["growth.mouse.ln_residual_between_arms"])
     omega = sample("omega_ln_sigma", prior["growth.mouse.ln_residual_spread"])
+    with numpyro.plate("tumour_type", len(labels.tumour_type)):
+        of_type = _ln_sigma("ln_sigma_type", scales.tumour_type, mu, between_types)
+    with numpyro.plate("arm_type", len(labels.arm_type)):
+        of_arm = _ln_sigma("ln_sigma_arm", scales.arm_type, of_type[arm_type_type], between_arms)
+    return of_arm, omega
+
+
+def ln_residual_sd(labels: Labels, prior: Prior, scales: ScaleCoordinates, arm_type_type, arm_type):
+    """Sample the ln residual SD of every mouse, [S]; `arm_type` [S] is its arm, the rest as above."""
+    of_arm, omega = residual_levels(labels, prior, scales, arm_type_type)
     with numpyro.plate("mouse", len(labels.mouse)):
-        z = sample("ln_sigma_z", dist.Normal(*prior_of_z(scales, mu, omega, jnp)))
-    return deterministic("ln_sigma", ln_sigma(scales, mu, omega, z, jnp))
+        return _ln_sigma("ln_sigma", scales.mouse, of_arm[arm_type], omega)
+
+
+def _ln_sigma(name: str, of: ScaleCoordinate, mean, spread):
+    z = sample(f"{name}_z", dist.Normal(*prior_of_z(of, mean, spread, jnp)))
+    return deterministic(name, ln_sigma(of, mean, spread, z, jnp))
 
 
 def dose_strength(labels: Labels, prior: Prior, law: str, dosed: Dosed):

@@ -62,8 +62,8 @@ def left_out_density(panel: Panel, values: Mapping[str, np.ndarray], draws: Mapp
 
     curves, sites, combinations, kind = panel.curves, panel.sites, panel.combinations, panel.pdx_model_type
     growth = flat(draws["ln_growth"])
-    mean, spread = value("mu_ln_sigma")[:, None], value("omega_ln_sigma")[:, None]
-    ln_scale = ln_sigma(panel.scales, mean, spread, flat(draws["ln_sigma_z"]))
+    mean, spread = value("ln_sigma_arm")[:, curves.arm_type], value("omega_ln_sigma")[:, None]
+    ln_scale = ln_sigma(panel.scales.mouse, mean, spread, flat(draws["ln_sigma_z"]))
     of_growth = _log_normal(growth, value("ln_growth_type")[:, kind], value("omega_ln_growth")[:, kind])
     of_sigma = _log_normal(ln_scale, mean, spread) - _near(ln_scale)
 

@@ -9,7 +9,8 @@ For measurement j of mouse i of PDX model m under arm a
 where ``eps_i`` is ``sigma_i`` times a process that forgets within weeks (:class:`vtrial.model_format.CurveShape`),
 with ``g_m`` the growth of the PDX model (log-normal about its tumour type), ``rho_ma`` the fraction of growth removed
 (normal about its drug x tumour type, drugs about their class; combinations by :func:`vtrial.treatment.combine`),
-``delta_i`` and ``zeta_i`` the mouse, and one residual scale a mouse. ``(eta_i, s_i, c_i)`` is integrated out exactly
+``delta_i`` and ``zeta_i`` the mouse, and one residual scale a mouse, about that of its arm in its tumour type
+(:mod:`vtrial.residual_scales`). ``(eta_i, s_i, c_i)`` is integrated out exactly
 (:mod:`vtrial.marginal`), and so is ``rho_ma`` wherever one mouse alone informs it. Another law of growth puts other
 time courses in the place of 1, t and q (:mod:`vtrial.growth_laws`).
 
@@ -48,7 +49,7 @@ from vtrial.levels import (
 )
 from vtrial.marginal import stacked, stacked_matrix
 from vtrial.panel import Combinations, Covariates, Curves, Panel, Sites
-from vtrial.residual_scales import ScaleCoordinate
+from vtrial.residual_scales import ScaleCoordinates
 from vtrial.responders import log_density as log_density_of_effect
 from vtrial.responders import log_share_above, two_components
 
@@ -65,9 +66,10 @@ class ModelArrays(NamedTuple):
     combinations: Combinations
     censored: Censored
     pdx_model_type: jax.Array
+    arm_type_type: jax.Array
     drug_class: jax.Array
     drug_type_drug: jax.Array
-    scales: ScaleCoordinate
+    scales: ScaleCoordinates
     evidence: Evidence | None
     dosed: Dosed | None = None
     covariates: Covariates | None = None
@@ -82,6 +84,7 @@ def arrays_of(panel: Panel, evidence: Evidence | None = None) -> ModelArrays:
         panel.combinations,
         panel.censored,
         panel.pdx_model_type,
+        panel.arm_type_type,
         panel.drug_class,
         panel.drug_type_drug,
         panel.scales,
@@ -124,7 +127,7 @@ def build_model(
             kind = arrays.pdx_model_type
             ln_growth = sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
         shared = shared_by_mice(prior, jnp.mean(ln_growth))
-        ln_sigma = ln_residual_sd(labels, prior, arrays.scales)
+        ln_sigma = ln_residual_sd(labels, prior, arrays.scales, arrays.arm_type_type, curves.arm_type)
         growth = jnp.exp(ln_growth)[curves.pdx_model]
         density_of = partial(curve_density, shared, curves, ln_sigma, growth, bend)
         # strength of the doses; None, and nothing is multiplied, where every drug has one dose

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 #: raised whenever the numbers that a fit gives change
-FIT_FORMAT = 7
+FIT_FORMAT = 8
 
 
 class CurveShape(NamedTuple):
@@ -38,6 +38,8 @@ PRIORS = (
     "growth.mouse.loss",
     "growth.mouse.slowing",
     "growth.mouse.ln_residual_sd",
+    "growth.mouse.ln_residual_between_types",
+    "growth.mouse.ln_residual_between_arms",
     "growth.mouse.ln_residual_spread",
     "classes.default.mean_effect",
     "classes.default.between_classes",

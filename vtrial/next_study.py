@@ -85,7 +85,17 @@ class MouseLaw(NamedTuple):
     responder_shift: np.ndarray | None = None
 
 
-def mouse_law(law: PatientLaw, draws: Draws, prevalence: np.ndarray, shape: CurveShape) -> MouseLaw:
+def residual_sd(draws: Draws, tumour_type: str) -> np.ndarray:
+    """Root mean square residual SD of ln volume over new mice of new arms, [D]."""
+    types = draws.labels("tumour_type")
+    if tumour_type in types:
+        mean, variance = draws.get("ln_sigma_type")[:, types.index(tumour_type)], 0.0
+    else:
+        mean, variance = draws.get("mu_ln_sigma"), draws.get("omega_ln_sigma_type") ** 2
+    return np.exp(mean + variance + draws.get("omega_ln_sigma_arm") ** 2 + draws.get("omega_ln_sigma") ** 2)
+
+
+def mouse_law(law: PatientLaw, draws: Draws, tumour_type: str, prevalence: np.ndarray, shape: CurveShape) -> MouseLaw:
     """The part of a patients' law that mice inform, with the noise of mice from the same draws of the fit."""
     bend = reference_bend(shape)
     # a rate is seen through its time course: under a law that slows, through less than the days that pass
@@ -96,7 +106,7 @@ def mouse_law(law: PatientLaw, draws: Draws, prevalence: np.ndarray, shape: Curv
         omega_mouse=draws.get("omega_mouse"),
         retained=1.0 - bend * draws.get("slowing"),
         waned=1.0 - bend * draws.get("loss"),
-        sigma=np.exp(draws.get("mu_ln_sigma") + draws.get("omega_ln_sigma") ** 2) * (REFERENCE_DAYS / seen_days),
+        sigma=residual_sd(draws, tumour_type) * (REFERENCE_DAYS / seen_days),
         prevalence=np.asarray(prevalence, float),
         **{name: np.asarray(getattr(law, name), float) for name in SITES if getattr(law, name) is not None},
     )
@@ -322,7 +332,7 @@ def next_study(
             *(key, alone, config.visits, draws, inputs.priors, inputs.experiment.data.aliases),
             engraftment_bias=config.engraftment_bias,
         )
-        law = mouse_law(plan.law, draws, np.asarray(plan.prevalence), shape_of(tree))
+        law = mouse_law(plan.law, draws, cohort.tumour_type, np.asarray(plan.prevalence), shape_of(tree))
         rate = data["rate"].isel(endpoint=0).sel(arm=arm, subgroup=subgroup).to_numpy().astype(float)
         patients = int(data["num_patients"].sel(subgroup=subgroup))
     table = preposterior(np.random.default_rng(seed), law, rate, patients, num_models, num_mice, repeats)

@@ -106,11 +106,11 @@ def predict_pairs(
     rows = list(zip(pairs["tumour_type"], pairs["pdx_model"], drugs, strict=True))
     growth = np.stack([known.growth(tumour_type, model) for tumour_type, model, _ in rows], axis=1)
     effect = np.stack([known.joint(*row) for row in rows], axis=1)
+    ln_sigma = np.stack([known.ln_sigma(tumour_type, arm) for tumour_type, _, arm in rows], axis=1)
     responds = _respond(
         key_mice,
         mouse_law(draws),
-        jnp.asarray(growth, jnp.float32),
-        jnp.asarray(effect, jnp.float32),
+        *(jnp.asarray(of_pairs, jnp.float32) for of_pairs in (growth, effect, ln_sigma)),
         stopping,
         shape=shape_of(tree),
     )
@@ -142,7 +142,7 @@ def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
 
 
 class _KnownModels:
-    """Growth and effects [D] of PDX models: from the fit where it knows them, else from the population."""
+    """Growth, effects and residual scales [D]: from the fit where it knows them, else from the population."""
 
     def __init__(
         self, tree: xr.DataTree, dataset: Dataset, draws: Draws, sampler: PriorSampler, priors: Priors, by_rule: bool
@@ -157,6 +157,13 @@ class _KnownModels:
         for name, model, arm in zip(mice["mouse_key"], mice["pdx_model"], mice["arm"], strict=True):
             if dataset.arms[arm] and name in mouse:
                 self._effect.setdefault((model, dataset.arms[arm]), effect[:, mouse[name]].astype(float))
+        of_arm = dict(zip(draws.labels("arm_type"), draws.get("ln_sigma_arm").T, strict=True))
+        self._ln_sigma_arm = {
+            (tumour_type, drugs): of_arm[name]
+            for tumour_type in draws.labels("tumour_type")
+            for arm, drugs in dataset.arms.items()
+            if (name := f"{arm} | {tumour_type}") in of_arm
+        }
         # what a PDX model's mice say of a drug at its reference dose, by those at the largest dose
         self._at_reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
         for (model, drugs), values in self._effect.items():
@@ -217,6 +224,19 @@ class _KnownModels:
             return np.exp(self._ln_growth[model])
         mean, spread = type_growth(tumour_type, self._draws, self._sampler, self._priors)
         return np.exp(mean + spread * self._sampler.normal(f"growth of model {model}"))
+
+    def ln_sigma(self, tumour_type: str, drugs: tuple[str, ...]) -> np.ndarray:
+        """Mean ln residual SD of an arm, [D]: as fitted where the fit has it in that type, else about the type's."""
+        if (tumour_type, drugs) in self._ln_sigma_arm:
+            return self._ln_sigma_arm[tumour_type, drugs]
+        types = self._draws.labels("tumour_type")
+        if tumour_type in types:
+            of_type = self._draws.get("ln_sigma_type")[:, types.index(tumour_type)]
+        else:
+            z = self._sampler.normal(f"residual scale of {tumour_type}")
+            of_type = self._draws.get("mu_ln_sigma") + self._draws.get("omega_ln_sigma_type") * z
+        z = self._sampler.normal(f"residual scale of {' + '.join(drugs)} in {tumour_type}")
+        return of_type + self._draws.get("omega_ln_sigma_arm") * z
 
     def effect(self, tumour_type: str, model: str, drug: str) -> np.ndarray:
         """Effect of a drug at the reference dose."""
@@ -281,16 +301,16 @@ _at_doses = jax.jit(jax.vmap(joint_effect))
 
 
 @partial(jax.jit, static_argnames=("shape",))
-def _respond(key, laws: MouseLaw, growth, effect, stopping: StoppingRule, *, shape: CurveShape):
+def _respond(key, laws: MouseLaw, growth, effect, ln_sigma, stopping: StoppingRule, *, shape: CurveShape):
     """Whether each of the new mice responds, [D, mice, pairs]."""
     day = stopping.gap_days * jnp.arange(NUM_MEASUREMENTS, dtype=jnp.float32)
 
     def one_draw(each):
-        key, law, growth, effect = each
+        key, law, growth, effect, ln_sigma = each
 
         def one_mouse_each(key):
             key_mouse, key_stop = jax.random.split(key)
-            measured = log_volume(key_mouse, law, growth, effect, day, shape)
+            measured = log_volume(key_mouse, law, growth, effect, ln_sigma, day, shape)
             valid = stay(key_stop, stopping, measured, day)
             read = partial(mrecist_curve, rule=MRECIST_PDXE)
             code = mrecist_class(*jax.vmap(read, in_axes=(0, None, 0))(jnp.exp(measured), day, valid))
@@ -299,7 +319,7 @@ def _respond(key, laws: MouseLaw, growth, effect, stopping: StoppingRule, *, sha
         return jax.vmap(one_mouse_each)(jax.random.split(key, MICE_PER_DRAW))
 
     keys = jax.random.split(key, growth.shape[0])
-    return jax.lax.map(one_draw, (keys, laws, growth, effect))
+    return jax.lax.map(one_draw, (keys, laws, growth, effect, ln_sigma))
 
 
 def observed_pairs(dataset: Dataset, pairs: pd.DataFrame) -> pd.DataFrame:

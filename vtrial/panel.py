@@ -21,7 +21,7 @@ from vtrial.dose_response import DoseResponse
 from vtrial.dose_rows import Dosed, dose_rows
 from vtrial.errors import InputError
 from vtrial.model_format import CurveShape
-from vtrial.residual_scales import ScaleCoordinate, scale_coordinate
+from vtrial.residual_scales import ScaleCoordinates, scale_coordinates
 
 
 class Labels(NamedTuple):
@@ -33,7 +33,7 @@ class Labels(NamedTuple):
     drug_class: tuple[str, ...]
     drug_type: tuple[str, ...]  # "drug | tumour type" pairs with data, in a combination, or in the evidence
     class_pair: tuple[str, ...]
-    combination_type: tuple[str, ...]  # "arm | tumour type" of combination arms
+    arm_type: tuple[str, ...]  # "arm | tumour type" of all arms
     pdx_model_drug: tuple[str, ...]  # "PDX model | drug", of the effect sites
     combination_cell: tuple[str, ...]  # "PDX model | arm"
     mouse: tuple[str, ...]
@@ -57,6 +57,7 @@ class Curves(NamedTuple):
     drug_type: np.ndarray  # [S] index of the cell's drug x type (0 where not a single agent)
     effect_site: np.ndarray  # [S] index of the explicit effect, -1 where integrated out or none
     combination_cell: np.ndarray  # [S] index, -1 for single agents and controls
+    arm_type: np.ndarray  # [S] index
     censored_mouse: np.ndarray  # [S] index among the mice with censored rows, -1 for none
 
 
@@ -75,7 +76,6 @@ class Combinations(NamedTuple):
     site: np.ndarray  # [C, D] effect site of each drug, 0 where absent
     present: np.ndarray  # [C, D] bool
     pair: np.ndarray  # [C, D, D] index of the class pair, 0 where absent
-    combination_type: np.ndarray  # [C]
     shared: np.ndarray  # [C] index among the cells with several mice, whose own deviation is explicit; -1 elsewhere
 
 
@@ -104,12 +104,13 @@ class Panel(NamedTuple):
     combinations: Combinations
     censored: Censored
     pdx_model_type: np.ndarray  # [M]
+    arm_type_type: np.ndarray  # [arm_type] tumour type
     drug_class: np.ndarray  # [drug] index
     drug_type_drug: np.ndarray  # [drug_type]
     pair_classes: tuple[tuple[str, ...], ...]
     shape: CurveShape
     initial_growth: np.ndarray  # [M] rough ln growth, a starting point only
-    scales: ScaleCoordinate  # how the residual scales of mice are sampled
+    scales: ScaleCoordinates  # how residual scales are sampled
     dosed: Dosed | None = None  # None where every drug has one dose
     dose_law: str = "none"
     covariates: Covariates | None = None
@@ -250,8 +251,6 @@ def build_panel(
     cell_pair = np.zeros((len(cells), width, width), dtype=np.int32)
     present = np.zeros((len(cells), width), dtype=bool)
     several = np.array([cell_count[c] > 1 for c in cells], dtype=bool)
-    arm_types = sorted({(arm, int(model_type[model])) for model, arm in cells})
-    arm_type_index = {pair: i for i, pair in enumerate(arm_types)}
     for c, (model, arm) in enumerate(cells):
         drugs = [dataset.substance(drug) for drug in dataset.arms[arm]]
         for j, a in enumerate(drugs):
@@ -260,6 +259,10 @@ def build_panel(
                 if a != b:
                     cell_pair[c, j, k] = pair_index[tuple(sorted((drug_class[a], drug_class[b])))]
 
+    arm_type, arm_type_name = pd.factorize(
+        mice["arm"] + " | " + np.array(tumour_type, dtype=object)[mice["type"].to_numpy()], sort=True
+    )
+    arm_type_type = pd.Series(mice["type"].to_numpy(np.int32)).groupby(arm_type).first().to_numpy()
     slopes = np.array(
         [np.linalg.lstsq(r[:2, :2], s[:2], rcond=None)[0][1] for r, s in zip(triangle, statistics, strict=True)]
     )
@@ -275,7 +278,7 @@ def build_panel(
             classes,
             tuple(f"{d} | {t}" for d, t in pairs_of_type),
             tuple(" x ".join(p) for p in pair_names),
-            tuple(f"{arm} | {tumour_type[t]}" for arm, t in arm_types),
+            tuple(arm_type_name),
             tuple(f"{pdx_model[m]} | {d}" for m, d in site_list),
             tuple(f"{pdx_model[m]} | {arm}" for m, arm in cells),
             tuple(str(k) for k in mice.index),
@@ -293,6 +296,7 @@ def build_panel(
             drug_type,
             site,
             cell,
+            np.asarray(arm_type, np.int32),
             censored_mouse,
         ),
         num_single=num_single,
@@ -306,17 +310,19 @@ def build_panel(
             cell_site,
             present,
             cell_pair,
-            np.array([arm_type_index[(arm, int(model_type[m]))] for m, arm in cells], dtype=np.int32),
             np.where(several, np.cumsum(several) - 1, -1).astype(np.int32),
         ),
         censored=censored_rows(censored_of, hidden, float(np.log(dataset.detection_limit_mm3))),
         pdx_model_type=model_type,
+        arm_type_type=arm_type_type,
         drug_class=np.array([classes.index(drug_class[d]) for d in used], dtype=np.int32),
         drug_type_drug=np.array([drug_index[d] for d, _ in pairs_of_type], dtype=np.int32),
         pair_classes=tuple(pair_names),
         shape=shape,
         initial_growth=np.log(np.maximum([rough.get(m, 0.05) for m in range(len(pdx_model))], 0.005)),
-        scales=scale_coordinate(statistics[:, -1], num_measurements - (statistics.shape[1] - 1)),
+        scales=scale_coordinates(
+            statistics[:, -1], num_measurements - (statistics.shape[1] - 1), arm_type, arm_type_type
+        ),
         dosed=dose_rows(dataset, dose_response, mice["drugs"].to_list()[:num_single], [arm for _, arm in cells], width)
         if dose_response
         else None,

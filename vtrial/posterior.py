@@ -10,6 +10,7 @@ import xarray as xr
 
 from vtrial.dose_response import LAWS, DoseResponse, strength
 from vtrial.doses import Dose
+from vtrial.errors import InputError
 from vtrial.model_format import CurveShape
 from vtrial.panel import Panel
 
@@ -21,6 +22,8 @@ DIMS: dict[str, tuple[str, ...]] = {
     "effect_drug": ("drug",),
     "effect": ("drug_type",),
     "omega_effect": ("drug_type",),
+    "ln_sigma_type": ("tumour_type",),
+    "ln_sigma_arm": ("arm_type",),
     "ln_growth": ("pdx_model",),
     "phi": ("class_pair",),
     "gamma": ("class_pair",),
@@ -57,7 +60,10 @@ POPULATION = (
     "loss",
     "slowing",
     "mu_ln_sigma",
+    "omega_ln_sigma_type",
+    "omega_ln_sigma_arm",
     "omega_ln_sigma",
+    "ln_sigma_type",
     "mu_phi",
     "omega_phi",
     "mu_gamma",
@@ -72,7 +78,8 @@ POPULATION = (
     "responder_share",
     "responder_shift",
 )
-PDX_MODEL_LEVEL = ("ln_growth", "effect_site")
+#: what there is one of for every PDX model or arm: gated less strictly, the largest of many
+PDX_MODEL_LEVEL = ("ln_growth", "effect_site", "ln_sigma_arm")
 #: draws of cells and mice that are kept, spread evenly over all
 NUM_CELL_DRAWS = 400
 
@@ -228,7 +235,7 @@ class Draws:
     """
 
     def __init__(self, tree: xr.DataTree, size: int | None = None, index: np.ndarray | None = None):
-        self._posterior = tree["posterior"].to_dataset()
+        self._posterior, self._file = tree["posterior"].to_dataset(), tree.encoding.get("source")
         total = self._posterior.sizes["chain"] * self._posterior.sizes["draw"]
         self.index = spread_evenly(size or total, total) if index is None else index
         self.size = len(self.index)
@@ -244,7 +251,16 @@ class Draws:
         return [str(x) for x in self._posterior[dim].to_numpy()] if dim in self._posterior.dims else []
 
     def get(self, name: str) -> np.ndarray:
-        """Values [size, ...] of a site."""
+        """Values [size, ...] of a site.
+
+        Raises
+        ------
+        InputError
+            If the fit has no such site, as one of another version.
+        """
+        if name not in self._posterior:
+            message = f"has no {name!r}, which a fit of this version has; fit again with the same command"
+            raise InputError(message, file=self._file)
         values = self._posterior[name].to_numpy()
         return values.reshape(-1, *values.shape[2:])[self.index]
 

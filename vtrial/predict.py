@@ -34,6 +34,7 @@ class Cells(NamedTuple):
     present: Bool[Array, "C R"]
     pair: Int[Array, "C R R"]
     num_models: Int[Array, " C"]
+    arm_type: Int[Array, " C"]  # among the G arms of tumour types in the fit
     drug_class: Int[Array, "C R"] | None = None  # with covariates only
     covariates: Float[Array, "N Q"] | None = None  # of every member from their mean in the tumour type
 
@@ -52,7 +53,7 @@ class MouseLaw(NamedTuple):
     curvature_correlation: Float[Array, ""]
     loss: Float[Array, ""]
     slowing: Float[Array, ""]
-    mu_ln_sigma: Float[Array, ""]
+    ln_sigma_arm: Float[Array, " G"]  # of the arms of tumour types in the fit
     omega_ln_sigma: Float[Array, ""]
     phi: Float[Array, " Q"]
     gamma: Float[Array, " Q"]
@@ -88,8 +89,11 @@ def residual_root(day: Float[Array, " T"], shape: CurveShape) -> Float[Array, "T
     return jnp.linalg.cholesky((1.0 - white) * process + white * jnp.eye(day.shape[0], dtype=day.dtype))
 
 
-def log_volume(key: Array, law: MouseLaw, growth, effect, day, shape: CurveShape):
-    """Measured ln volume of new mice, [N, T], given the growth (1/day) and the effect of their PDX models, [N]."""
+def log_volume(key: Array, law: MouseLaw, growth, effect, ln_sigma, day, shape: CurveShape):
+    """Measured ln volume of new mice, [N, T].
+
+    Given the growth (1/day) and the effect of their PDX models and the mean ln residual SD of their arm, [N] each.
+    """
     key_mouse, key_scale, key_noise = jax.random.split(key, 3)
     z = jax.random.normal(key_mouse, (3, *growth.shape), jnp.float32)
     rho = law.curvature_correlation
@@ -97,7 +101,7 @@ def log_volume(key: Array, law: MouseLaw, growth, effect, day, shape: CurveShape
     bend = law.omega_curvature * (rho * z[1] + jnp.sqrt(1.0 - rho**2) * z[2])
     rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(shape) * bend)
     curvature = growth * (law.loss * effect - law.slowing + bend)
-    sigma = jnp.exp(law.mu_ln_sigma + law.omega_ln_sigma * jax.random.normal(key_scale, growth.shape, jnp.float32))
+    sigma = jnp.exp(ln_sigma + law.omega_ln_sigma * jax.random.normal(key_scale, growth.shape, jnp.float32))
     mean = jnp.stack([intercept, rate, curvature], axis=-1) @ time_courses(day, shape).T
     noise = jax.random.normal(key_noise, mean.shape, jnp.float32) @ residual_root(day, shape).T
     return fixed_course(day, shape)[None] + mean + sigma[:, None] * noise
@@ -145,7 +149,8 @@ def response_counts(
         key, law = each
         key_model, key_mouse, key_stop = jax.random.split(key, 3)
         growth, effect = new_models(key_model, law, cells, member)
-        measured = log_volume(key_mouse, law, growth, effect, day, shape)
+        ln_sigma = law.ln_sigma_arm[cells.arm_type[member]]
+        measured = log_volume(key_mouse, law, growth, effect, ln_sigma, day, shape)
         valid = stay(key_stop, stopping, measured, day)
         best, average = jax.vmap(partial(mrecist_curve, rule=rule), in_axes=(0, None, 0))(jnp.exp(measured), day, valid)
         code = mrecist_class(best, average)
@@ -192,7 +197,9 @@ def cells_of_arms(arms: pd.DataFrame, dataset: Dataset, draws: Draws, drug_class
                 if i != j:
                     pair[c, i, j] = pairs.index(" x ".join(sorted((drug_class[drug], drug_class[other]))))
     kind = np.array([types.index(t) for t in arms["tumour_type"]], np.int32)
-    parts = (kind, index, present, pair, arms["num_models"].to_numpy(np.int32))
+    groups = draws.labels("arm_type")
+    arm_type = [groups.index(f"{arm} | {t}") for arm, t in zip(arms["arm"], arms["tumour_type"], strict=True)]
+    parts = (kind, index, present, pair, arms["num_models"].to_numpy(np.int32), np.array(arm_type, np.int32))
     return Cells(*(jnp.asarray(part) for part in parts))
 
 

@@ -87,7 +87,8 @@ def synthetic_twin(
                     effect = effect + common[:size]
                 if (strength := draws.dose_strength(dataset.doses.get(drug))) is not None:
                     effect = effect * strength[0].astype(np.float32)
-            measured = log_volume(key_mouse, law, growth[:size], effect, day, shape)
+            ln_sigma = law.ln_sigma_arm[draws.labels("arm_type").index(f"{arm} | {tumour_type}")]
+            measured = log_volume(key_mouse, law, growth[:size], effect, ln_sigma, day, shape)
             kept = np.asarray(stay(key_stop, stopping, measured, day))
             volume = np.exp(np.asarray(measured, np.float64)).round(1)
             volume[volume <= dataset.detection_limit_mm3] = 0.0

@@ -19,7 +19,7 @@ import pytensor.tensor as pt
 KEPT = (
     "mu_ln_growth", "ln_growth_type", "omega_ln_growth", "mu_effect", "effect", "omega_effect", "mu_intercept",
     "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "slowing", "mu_ln_sigma",
-    "omega_ln_sigma",
+    "omega_ln_sigma_type", "omega_ln_sigma_arm", "omega_ln_sigma", "ln_sigma_arm",
 )  # fmt: skip
 
 
@@ -70,7 +70,12 @@ def build(data, priors) -> pm.Model:
         both = pm.Uniform("curvature_correlation", -0.99, 0.99)
         mu_sigma = prior("mu_ln_sigma", of("growth.mouse.ln_residual_sd"))
         omega_sigma = prior("omega_ln_sigma", of("growth.mouse.ln_residual_spread"))
-        ln_sigma = pm.Normal("ln_sigma", mu_sigma, omega_sigma, shape=num_mice)
+        sigma_types = prior("omega_ln_sigma_type", of("growth.mouse.ln_residual_between_types"))
+        sigma_arms = prior("omega_ln_sigma_arm", of("growth.mouse.ln_residual_between_arms"))
+        sigma_of_type = mu_sigma + sigma_types * pm.Normal("ln_sigma_type_z", 0, 1, shape=(1,))
+        arm_z = pm.Normal("ln_sigma_arm_z", 0, 1, shape=int(data["arm_type"].max()) + 1)
+        sigma_of_arm = pm.Deterministic("ln_sigma_arm", sigma_of_type[0] + sigma_arms * arm_z)
+        ln_sigma = pm.Normal("ln_sigma", sigma_of_arm[data["arm_type"]], omega_sigma, shape=num_mice)
 
         growth = pt.exp(ln_growth)[data["pdx_model"]]
         z = pm.Normal("cell_z", 0, 1, shape=num_mice)

@@ -38,6 +38,7 @@ TRUTH = dict(
     slowing=0.15,
     mu_ln_sigma=-2.0,
     omega_ln_sigma=0.4,
+    omega_ln_sigma_arm=0.2,
     omega_combination=0.2,
 )
 PHI, GAMMA = 0.5, 0.1
@@ -73,6 +74,10 @@ def simulate(
     number = 0
     for kind, ln_growth in (("T1", np.log(0.05)), ("T2", np.log(0.07))):
         truth |= {f"ln_growth_type[{kind}]": ln_growth, f"omega_ln_growth[{kind}]": 0.45}
+        truth[f"ln_sigma_type[{kind}]"] = -2.1 if kind == "T1" else -1.9
+        for arm in ("untreated", *CLASSES, "A + C"):
+            of_arm = truth[f"ln_sigma_type[{kind}]"] + TRUTH["omega_ln_sigma_arm"] * rng.normal()
+            truth[f"ln_sigma_arm[{arm} | {kind}]"] = of_arm
         for drug in CLASSES:
             mean = centre[drug] + 0.1 * rng.normal()
             truth |= {f"effect[{drug} | {kind}]": mean, f"omega_effect[{drug} | {kind}]": 0.3}
@@ -94,7 +99,8 @@ def simulate(
                 start = TRUTH["mu_intercept"] + TRUTH["omega_intercept"] * rng.normal()
                 own = TRUTH["omega_mouse"] * rate * straight + curve * (waning - bend * straight)
                 course = (1 - effect) * straight + (TRUTH["loss"] * effect - TRUTH["slowing"]) * waning
-                sigma = np.exp(TRUTH["mu_ln_sigma"] + TRUTH["omega_ln_sigma"] * rng.normal())
+                ln_sigma = truth[f"ln_sigma_arm[{arm} | {kind}]"]
+                sigma = np.exp(ln_sigma + TRUTH["omega_ln_sigma"] * rng.normal())
                 volume = np.exp(
                     fixed + start * level + growth * (course + own) + sigma * root @ rng.normal(size=len(DAYS))
                 )
@@ -120,6 +126,8 @@ def test_truths_lie_inside_their_intervals(tmp_path, law, responders):
     dims = {
         "ln_growth_type": "tumour_type",
         "omega_ln_growth": "tumour_type",
+        "ln_sigma_type": "tumour_type",
+        "ln_sigma_arm": "arm_type",
         "effect": "drug_type",
         "omega_effect": "drug_type",
         "ln_growth": "pdx_model",

@@ -77,6 +77,8 @@ LOGNORMAL = {
     "growth.mouse.between_types": (np.log(0.25), 0.3),
     "growth.mouse.between_models": (np.log(0.3), 0.25),
     "growth.mouse.intercept_sd": (np.log(0.2), 0.3),
+    "growth.mouse.ln_residual_between_types": (np.log(0.2), 0.3),
+    "growth.mouse.ln_residual_between_arms": (np.log(0.2), 0.3),
     "growth.mouse.ln_residual_spread": (np.log(0.3), 0.3),
     "classes.default.between_classes": (np.log(0.25), 0.3),
     "classes.default.between_drugs": (np.log(0.15), 0.3),
@@ -191,6 +193,8 @@ def simulate(
         "loss": p["growth.mouse.loss"],
         "slowing": p["growth.mouse.slowing"],
         "mu_ln_sigma": p["growth.mouse.ln_residual_sd"],
+        "omega_ln_sigma_type": p["growth.mouse.ln_residual_between_types"],
+        "omega_ln_sigma_arm": p["growth.mouse.ln_residual_between_arms"],
         "omega_ln_sigma": p["growth.mouse.ln_residual_spread"],
         "mu_phi": p["class_pairs.default.phi"],
         "omega_phi": p["class_pairs.default.phi_spread"],
@@ -226,6 +230,11 @@ def simulate(
     fixed, level, straight, waning = courses(DAYS, shape)
     _, _, at_reference, waned = courses(np.array([REFERENCE_DAYS]), shape)
     bend = (waned / at_reference)[0]
+    scale = {kind: rng.normal(t["mu_ln_sigma"], t["omega_ln_sigma_type"]) for kind in ("T1", "T2")}
+    arms = sorted({(arm, kind) for kind, _, _, arm in layout(dosed)}, key=" | ".join)
+    of_arm = {(arm, kind): rng.normal(scale[kind], t["omega_ln_sigma_arm"]) for arm, kind in arms}
+    t |= {"ln_sigma_type[0]": scale["T1"], "ln_sigma_type[1]": scale["T2"]}
+    t |= {f"ln_sigma_arm[{k}]": of_arm[arm] for k, arm in enumerate(arms)}
     curves, cells, growths = {}, {}, {}
     mice = layout(dosed)
     together = {model: arm for _, model, _, arm in mice if "+" in arm}
@@ -259,7 +268,7 @@ def simulate(
             - t["slowing"] * g * waning
         )
         killed = rho * g * (straight - t["loss"] * waning)
-        sigma = np.exp(rng.normal(t["mu_ln_sigma"], t["omega_ln_sigma"]))
+        sigma = np.exp(rng.normal(of_arm[arm, kind], t["omega_ln_sigma"]))
         curves[mouse] = fixed + start * level + grown - killed + sigma * ROOT @ rng.normal(size=len(DAYS))
     t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
     # M0 and M1 have lone and replicated single agents behind a combination, M4 a drug that was never given alone

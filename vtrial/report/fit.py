@@ -48,6 +48,8 @@ PRIOR_OF: Mapping[str, tuple[str, bool]] = {
     "loss": ("growth.mouse.loss", False),
     "slowing": ("growth.mouse.slowing", False),
     "mu_ln_sigma": ("growth.mouse.residual_sd", True),
+    "omega_ln_sigma_type": ("growth.mouse.ln_residual_between_types", False),
+    "omega_ln_sigma_arm": ("growth.mouse.ln_residual_between_arms", False),
     "omega_ln_sigma": ("growth.mouse.ln_residual_spread", False),
     "mu_phi": ("class_pairs.default.phi", False),
     "omega_phi": ("class_pairs.default.phi_spread", False),
