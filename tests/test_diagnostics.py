@@ -97,7 +97,7 @@ def test_a_chain_of_its_own_fails_r_hat_and_is_named():
     gate = gates["R-hat, population"]
     assert not gate["passed"] and gate["where"] == "effect[B | T]" and gate["value"] > 1.2
     assert not gates["bulk ESS, population"]["passed"]
-    assert gates["R-hat, PDX models"]["passed"]
+    assert gates["R-hat, PDX models and arms"]["passed"]
 
 
 def test_sticky_chains_fail_the_effective_size():
@@ -112,10 +112,13 @@ def test_pdx_models_have_a_wider_gate():
     ln_growth = np.random.default_rng(6).normal(size=(CHAINS, NUM_DRAWS, 3))
     ln_growth[..., 1] = shifted(0.35)
     gates = gates_of(tree_of(ln_growth=ln_growth))
-    assert 1.01 < gates["R-hat, PDX models"]["value"] < 1.05, "would fail the gate of the population"
-    assert gates["R-hat, PDX models"]["passed"] and gates["R-hat, PDX models"]["where"] == "ln_growth[M2]"
+    assert 1.01 < gates["R-hat, PDX models and arms"]["value"] < 1.05, "would fail the gate of the population"
+    assert (
+        gates["R-hat, PDX models and arms"]["passed"]
+        and gates["R-hat, PDX models and arms"]["where"] == "ln_growth[M2]"
+    )
     ln_growth[..., 1] = shifted(2.0)
-    assert failed(tree_of(ln_growth=ln_growth)) == {"R-hat, PDX models"}
+    assert failed(tree_of(ln_growth=ln_growth)) == {"R-hat, PDX models and arms"}
 
 
 def test_divergences_and_tree_depth_by_their_share():

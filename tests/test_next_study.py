@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import special, stats
 
 from vtrial.next_study import (
@@ -15,9 +16,11 @@ from vtrial.next_study import (
     noise_variance,
     predicted,
     preposterior,
+    residual_sd,
     study_summary,
     widths_after,
 )
+from vtrial.posterior import Draws
 from vtrial.treatment import combine
 
 
@@ -38,6 +41,20 @@ def law(size: int, effect: np.ndarray, **changes) -> MouseLaw:
         prevalence=np.ones(1),
     )
     return MouseLaw(**(values | changes))
+
+
+def test_noise_of_mice_is_that_of_new_arms_of_the_type():
+    """Root mean square of simulated scales, of a type in the fit and of another; within five standard errors."""
+    scalars = {"mu_ln_sigma": -1.5, "omega_ln_sigma_type": 0.4, "omega_ln_sigma_arm": 0.2, "omega_ln_sigma": 0.3}
+    values = {name: (("chain", "draw"), np.full((1, 1), value)) for name, value in scalars.items()}
+    values["ln_sigma_type"] = (("chain", "draw", "tumour_type"), np.array([[[-1.0, -2.0]]]))
+    draws = Draws(xr.DataTree.from_dict({"posterior": xr.Dataset(values, {"tumour_type": ["T1", "T2"]})}))
+    rng, size = np.random.default_rng(3), 400_000
+    below = 0.2 * rng.normal(size=size) + 0.3 * rng.normal(size=size)
+    for tumour_type, mean in (("T2", -2.0), ("T3", -1.5 + 0.4 * rng.normal(size=size))):
+        square = np.exp(2.0 * (mean + below))
+        error = square.std() / np.sqrt(size)
+        assert abs(residual_sd(draws, tumour_type)[0] ** 2 - square.mean()) < 5 * error
 
 
 def test_cells_by_hand():

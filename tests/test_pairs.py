@@ -149,6 +149,40 @@ def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, prio
     own = given[1][:, 2] + 2.5
     assert abs(own.mean()) < 5 * 0.3 / np.sqrt(DRAWS) and abs(own.std() / 0.3 - 1) < 5 / np.sqrt(2 * DRAWS)
     np.testing.assert_array_equal(given[1][:, 2], given[1][:, 4])
+    # two arms that a type never had are two draws; those of a type that the fit never had share the type's
+    rows = [
+        ("T2", "M3", "BYL719"),
+        ("T2", "M3", "BYL719 + trametinib"),
+        ("T3", "n", "BYL719"),
+        ("T3", "n", "trametinib"),
+    ]
+    predict(posterior(**scales, omega_ln_sigma_arm=0.3), dataset, priors, nobody_leaves, *rows)
+    predict(posterior(**scales, omega_ln_sigma_type=0.5), dataset, priors, nobody_leaves, *rows)
+    assert abs(np.corrcoef(given[2][:, :2].T)[0, 1]) < 5 / np.sqrt(DRAWS)
+    np.testing.assert_array_equal(given[3][:, 2], given[3][:, 3])
+    assert abs(given[3][:, 2].std() / 0.5 - 1) < 5 / np.sqrt(2 * DRAWS) and np.all(given[3][:, :2] == np.float32(-2.5))
+
+
+def test_controls_of_two_names_have_their_own_residuals(tmp_path, priors, nobody_leaves, monkeypatch):
+    given = []
+
+    def spied(key, laws, growth, effect, ln_sigma, stopping, *, shape):
+        given.append(np.asarray(ln_sigma)[0])
+        return jnp.zeros((DRAWS, 1, ln_sigma.shape[1]), bool)
+
+    monkeypatch.setattr("vtrial.pairs._respond", spied)
+    lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
+    for arm in ("vehicle", "BYL719", "untreated"):
+        lines += [f"S,T1,M1,{arm},{arm},{day},200" for day in (0, 7, 14)]
+    path = tmp_path / "controls.csv"
+    path.write_text("\n".join(lines))
+    table = read_dataset(path, control=("untreated", "vehicle"))
+    tree = posterior()
+    values = tree["posterior"].to_dataset().assign_coords(arm_type=["BYL719 | T1", "untreated | T1", "vehicle | T1"])
+    values["ln_sigma_arm"] = values["ln_sigma_arm"] * 0.0 + np.array([-1.0, -2.0, -3.0])
+    tree["posterior"] = values
+    predict(tree, table, priors, nobody_leaves, ("T1", "M1", "vehicle"), ("T1", "M1", "untreated"))
+    assert given[0].tolist() == [-3.0, -2.0]
 
 
 def test_an_unseen_combination_follows_its_rule(dataset, priors, nobody_leaves):

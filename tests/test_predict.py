@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from vtrial.dataset import Dataset, read_dataset
+from vtrial.errors import InputError
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.predict import (
@@ -175,6 +176,24 @@ def test_counts_of_certain_responses(nobody_leaves):
     member = jnp.repeat(jnp.arange(4), cells().num_models, total_repeat_length=10)
     counts = response_counts(jax.random.key(4), stacked(strong, weak), cells(), member, nobody_leaves, shape=SHAPE)
     np.testing.assert_array_equal(counts, [[3, 0, 4, 0], [0, 2, 0, 0]])
+
+
+def test_residuals_are_those_of_the_arm(nobody_leaves):
+    """Controls of two arms: read without error nobody responds, read as wildly as can be some do."""
+    nothing = dict.fromkeys(("omega_mouse", "omega_curvature"), 0.0)
+    one = law(effect=[0.0] * 3, omega_effect=[0.0] * 3, **nothing, ln_sigma_arm=[-9.0, 1.0, *[-9.0] * 4])
+    alike = cells()._replace(
+        tumour_type=jnp.zeros(4, jnp.int32), num_models=jnp.asarray([400, 400, 0, 0]), present=jnp.zeros((4, 2), bool)
+    )
+    member = jnp.repeat(jnp.arange(4), alike.num_models, total_repeat_length=800)
+    quiet, wild, *_ = response_counts(jax.random.key(4), stacked(one), alike, member, nobody_leaves, shape=SHAPE)[0]
+    assert quiet == 0 and wild > 40
+
+
+def test_a_fit_without_residual_scales_of_arms_is_refused():
+    with pytest.raises(InputError, match="ln_sigma_arm"):
+        mouse_law(posterior(2, ln_sigma_arm=None))
+    assert np.all(mouse_law(posterior(2, phi=None)).phi == 0.0)
 
 
 def posterior(num: int, **values) -> Draws:

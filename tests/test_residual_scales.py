@@ -84,7 +84,7 @@ def test_every_level_has_its_own_spread():
     for level, known, own, freedom in rows:
         off = own * (stats.chi2.ppf(0.95, freedom) / freedom - 1.0) if level is of.mouse else 0.0
         assert abs(level.spread**2 + off - known**2) < 5 * np.sqrt(2.0 / freedom) * (known**2 + own), known
-        assert np.allclose(level.centred, level.spread**2 / (level.spread**2 + own), rtol=0.05)
+        assert np.allclose(1.0 - level.centred, own / (level.spread**2 + own), rtol=0.1)
 
 
 def test_arms_that_are_alike_have_units_of_their_spread_and_a_lone_type_that_of_its_prior():

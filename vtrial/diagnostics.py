@@ -163,7 +163,7 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
         row("R-hat, population", gates.rhat, by_name["rhat"], True),
         row("bulk ESS, population", gates.ess_bulk, by_name["ess_bulk"], False),
         row("tail ESS, population", gates.ess_tail, by_name["ess_tail"], False),
-        row("R-hat, PDX models", gates.rhat_pdx_model, model_rhat, True),
+        row("R-hat, PDX models and arms", gates.rhat_pdx_model, model_rhat, True),
         row("share of divergent draws", gates.divergences, share["diverging"], True),
         row("share of draws at greatest tree depth", gates.max_tree_depth_share, share["depth"], True),
     ]

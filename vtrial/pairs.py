@@ -106,7 +106,8 @@ def predict_pairs(
     rows = list(zip(pairs["tumour_type"], pairs["pdx_model"], drugs, strict=True))
     growth = np.stack([known.growth(tumour_type, model) for tumour_type, model, _ in rows], axis=1)
     effect = np.stack([known.joint(*row) for row in rows], axis=1)
-    ln_sigma = np.stack([known.ln_sigma(tumour_type, arm) for tumour_type, _, arm in rows], axis=1)
+    scales = [known.ln_sigma(*row) for row in zip(pairs["tumour_type"], pairs["arm"], strict=True)]
+    ln_sigma = np.stack(scales, axis=1)
     responds = _respond(
         key_mice,
         mouse_law(draws),
@@ -157,13 +158,7 @@ class _KnownModels:
         for name, model, arm in zip(mice["mouse_key"], mice["pdx_model"], mice["arm"], strict=True):
             if dataset.arms[arm] and name in mouse:
                 self._effect.setdefault((model, dataset.arms[arm]), effect[:, mouse[name]].astype(float))
-        of_arm = dict(zip(draws.labels("arm_type"), draws.get("ln_sigma_arm").T, strict=True))
-        self._ln_sigma_arm = {
-            (tumour_type, drugs): of_arm[name]
-            for tumour_type in draws.labels("tumour_type")
-            for arm, drugs in dataset.arms.items()
-            if (name := f"{arm} | {tumour_type}") in of_arm
-        }
+        self._ln_sigma_arm = dict(zip(draws.labels("arm_type"), draws.get("ln_sigma_arm").T, strict=True))
         # what a PDX model's mice say of a drug at its reference dose, by those at the largest dose
         self._at_reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
         for (model, drugs), values in self._effect.items():
@@ -225,17 +220,21 @@ class _KnownModels:
         mean, spread = type_growth(tumour_type, self._draws, self._sampler, self._priors)
         return np.exp(mean + spread * self._sampler.normal(f"growth of model {model}"))
 
-    def ln_sigma(self, tumour_type: str, drugs: tuple[str, ...]) -> np.ndarray:
+    def ln_sigma(self, tumour_type: str, arm: str) -> np.ndarray:
         """Mean ln residual SD of an arm, [D]: as fitted where the fit has it in that type, else about the type's."""
-        if (tumour_type, drugs) in self._ln_sigma_arm:
-            return self._ln_sigma_arm[tumour_type, drugs]
+        drugs = self.drugs(arm)
+        # an arm is its drugs, but controls of several names are several arms
+        same = [own for own, held in self._dataset.arms.items() if held == drugs and (drugs or fold(own) == fold(arm))]
+        for own in same:
+            if (name := f"{own} | {tumour_type}") in self._ln_sigma_arm:
+                return self._ln_sigma_arm[name]
         types = self._draws.labels("tumour_type")
         if tumour_type in types:
             of_type = self._draws.get("ln_sigma_type")[:, types.index(tumour_type)]
         else:
             z = self._sampler.normal(f"residual scale of {tumour_type}")
             of_type = self._draws.get("mu_ln_sigma") + self._draws.get("omega_ln_sigma_type") * z
-        z = self._sampler.normal(f"residual scale of {' + '.join(drugs)} in {tumour_type}")
+        z = self._sampler.normal(f"residual scale of {' + '.join(drugs) or fold(arm)} in {tumour_type}")
         return of_type + self._draws.get("omega_ln_sigma_arm") * z
 
     def effect(self, tumour_type: str, model: str, drug: str) -> np.ndarray:

@@ -71,10 +71,11 @@ def mouse_law(draws: Draws) -> MouseLaw:
     """
 
     def pick(name: str) -> jax.Array:
-        if name in draws:
-            return jnp.asarray(draws.get(name), jnp.float32)
-        return jnp.zeros((draws.size, 1) if name in ("phi", "gamma") else (draws.size,), jnp.float32)
+        if name in of_rule and name not in draws:
+            return jnp.zeros((draws.size, 1) if name in ("phi", "gamma") else (draws.size,), jnp.float32)
+        return jnp.asarray(draws.get(name), jnp.float32)
 
+    of_rule = ("phi", "gamma", "omega_combination")
     own = {"strength", "covariate_effect", *(name for name in SITES if name not in draws)}
     return MouseLaw(**{name: pick(name) for name in MouseLaw._fields if name not in own})
 
