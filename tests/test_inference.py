@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from vtrial.inference import (
     make_sampler,
     sample_blocks,
     share_adaptation,
+    sharing_times,
     variational_start,
 )
 from vtrial.store import RunFolder
@@ -91,7 +93,7 @@ def prepared(numbers) -> Prepared:
         guess = first_guess(jax.random.key(1), line_model, line, {})
         start = variational_start(jax.random.key(2), line_model, line, guess, 400)
         sampler = make_sampler(line_model, line, start, num_warmup=WARMUP, target_accept=0.8, max_tree_depth=6)
-        return Prepared(sampler, jax.tree.map(np.asarray, start), line, block_runner(sampler, 2, CPU[:2]))
+        return Prepared(sampler, jax.tree.map(np.asarray, start), line, block_runner(sampler, 2, CPU[:2], WARMUP))
 
 
 def drawn(
@@ -103,7 +105,8 @@ def drawn(
         blocks = list(
             sample_blocks(prepared.run, states, prepared.line, np.ones(total, bool), block, kept, num_warmup=WARMUP)
         )
-    lengths = [min(block, end - i) for start, end in ((0, WARMUP), (WARMUP, total)) for i in range(start, end, block)]
+    ends = [0, *sharing_times(WARMUP), total]
+    lengths = [min(block, end - i) for start, end in itertools.pairwise(ends) for i in range(start, end, block)]
     assert [b.stats["num_steps"].shape[1] for b in blocks] == lengths
     return {
         name: np.concatenate([{**b.draws, **b.stats}[name] for b in blocks], axis=1)
@@ -200,10 +203,53 @@ def test_chains_share_what_they_have_adapted(prepared):
     assert np.asarray(stats["accept_prob"]).mean() > 0.6
 
 
+def test_the_step_size_is_adapted_to_the_shared_variances(prepared):
+    """Chains enter the last window with the same variances, and leave it with these and a step size of their own."""
+    seen = []
+
+    def watched(states, arrays, *, length):
+        after, *made = prepared.run(states, arrays, length=length)
+        seen.append(tuple(each.adapt_state._replace(rng_key=None) for each in (states, after)))
+        return after, *made
+
+    drawn(prepared._replace(run=watched), 5, 90, WARMUP)
+    assert [int(after.window_idx[0]) for _, after in seen] == [2, 3, 3], "two windows end in the first block"
+    (_, first), (entered, left), (drawing, last) = jax.tree.map(np.asarray, seen)
+    assert np.any(np.diff(first.inverse_mass_matrix, axis=0) != 0.0)
+    np.testing.assert_array_equal(np.diff(entered.inverse_mass_matrix, axis=0), 0.0)
+    np.testing.assert_array_equal(left.inverse_mass_matrix, entered.inverse_mass_matrix)
+    assert np.all(np.diff(left.step_size) != 0.0) and np.all(left.step_size != entered.step_size)
+    np.testing.assert_array_equal(np.diff(drawing.step_size), 0.0)
+    np.testing.assert_array_equal(last.step_size, drawing.step_size)
+
+
+def test_blocks_of_all_lengths_are_one_program(prepared):
+    """The model is traced no more when another length is asked for; more than there is room for is refused."""
+    traced = []
+
+    def step(state, arrays):
+        traced.append(1)
+        return prepared.sampler.step(state, arrays)
+
+    with jax.enable_x64(True):
+        run = block_runner(prepared.sampler._replace(step=step), 2, CPU[:1], 20)
+        states = initial_state(jax.random.key(5), prepared.sampler, prepared.start, 2)
+        states, draws, stats = run(states, prepared.line, length=20)
+        once = len(traced)
+        assert once > 0 and draws["beta"].shape == (2, 20, 2) and stats["num_steps"].shape == (2, 20)
+        _, draws, stats = run(states, prepared.line, length=7)
+        assert (
+            draws["beta"].shape == (2, 7, 2) and stats["num_steps"].shape == (2, 7) and np.all(stats["num_steps"] > 0)
+        )
+        with pytest.raises(ValueError, match="21 iterations in a block with room for 20"):
+            run(states, prepared.line, length=21)
+    assert len(traced) == once
+
+
 def test_devices_do_not_change_the_draws(prepared):
     assert len(CPU) >= 2, "conftest asks for two"
     with jax.enable_x64(True):
-        alone = prepared._replace(run=block_runner(prepared.sampler, 2, CPU[:1]))
+        alone = prepared._replace(run=block_runner(prepared.sampler, 2, CPU[:1], WARMUP))
     two = drawn(prepared, 5, 60, 60)
     assert_same(two, drawn(alone, 5, 60, 60))
     assert np.all(two["beta"][0] != two["beta"][1]), "chains differ"
@@ -231,7 +277,7 @@ def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
     undisturbed = drawn(prepared, 5, 90, 30)
     assert_same(drawn(prepared, 5, 90, 30, kept.opened()), undisturbed)
     written = {file: file.read_bytes() for file in kept.pieces()}
-    assert [file.name for file in written] == [f"iterations-{done:08d}.npz" for done in (0, 30, 60)]
+    assert [file.name for file in written] == [f"iterations-{done:08d}.npz" for done in (0, 30, 54, 60)]
     for file in kept.pieces()[1:]:
         file.unlink()
     calls = []
@@ -246,7 +292,7 @@ def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
         blocks = list(
             sample_blocks(counting, states, prepared.line, np.ones(90, bool), 60, kept.opened(), num_warmup=WARMUP)
         )
-    assert calls == [30, 30], "the first block is not made again"
+    assert calls == [24, 6, 30], "the first block is not made again"
     for name in ("beta", "scale"):
         np.testing.assert_array_equal(np.concatenate([b.draws[name] for b in blocks], axis=1), undisturbed[name])
     # a damaged block is named, made again, and leaves the same bytes
@@ -257,7 +303,7 @@ def test_a_killed_fit_goes_on_to_the_same_draws(prepared, kept, caplog):
     calls.clear()
     caplog.clear()
     assert_same(drawn(watched, 5, 90, 30, kept.opened()), undisturbed)
-    assert calls == [30]
+    assert calls == [24]
     assert f"{damaged}: is damaged: its content does not have the hash it records; it is computed again" in caplog.text
     assert {file: file.read_bytes() for file in kept.pieces()} == written
 
@@ -315,7 +361,7 @@ def test_fit_runs_all_stages(numbers, kept, monkeypatch):
     assert set(result.values) == {"beta", "twice"}
     assert result.values["beta"].shape == (3, 50, 2) and result.values["twice"].shape == (3, 50)
     assert all(result.stats[name].shape == (3, 50) for name in STATISTICS), "warm-up is not kept"
-    steps = [("warm-up", 40, 160), ("warm-up", 60, 160), *(("draws", done, 160) for done in (100, 140, 160))]
+    steps = [*(("warm-up", done, 160) for done in (40, 54, 60)), *(("draws", done, 160) for done in (100, 140, 160))]
     assert told == [("variational start", 0, 150), *steps]
     assert set(result.seconds) == {"start", "sample", "constrain"}
     monkeypatch.setattr(inference, "variational_start", None)

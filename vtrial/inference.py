@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as Spec
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.hmc import hmc
+from numpyro.infer.hmc_util import build_adaptation_schedule
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from vtrial.checkpoint import Checkpoint, from_under, held_back, state_arrays, state_from, under
@@ -207,30 +208,55 @@ def initial_state(key: jax.Array, sampler: Sampler, start: Start, num_chains: in
     return init(jax.random.split(key_chain, num_chains), w)
 
 
-def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[Device]) -> Callable:
-    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on devices that divide them."""
+def block_runner(sampler: Sampler, num_chains: int, devices: Sequence[Device], room: int) -> Callable:
+    """Jitted ``run(states, arrays, length) -> (states, draws, stats)`` over all chains, on devices that divide them.
+
+    A block has room for `room` iterations and makes `length` of them, which is an argument of the program: blocks of
+    all lengths are compiled once.
+    """
     shards = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
     mesh = Mesh(np.array(list(devices[:shards])), ("chain",))
 
-    @partial(jax.jit, static_argnames=("length",))
-    def run(states, arrays, *, length: int):
+    @jax.jit
+    def run(states, arrays, length):
         def one_chain(state):
-            def step(state, _):
+            def step(state):
                 state = sampler.step(state, arrays)
                 return state, (sampler.unconstrained(state.z), {name: getattr(state, name) for name in STATISTICS})
 
-            return jax.lax.scan(step, state, None, length=length)
+            def iteration(i, carry):
+                state, kept = carry
+                state, made = step(state)
+                return state, jax.tree.map(lambda all_made, one: all_made.at[i].set(one), kept, made)
+
+            _, like = jax.eval_shape(step, state)
+            empty = jax.tree.map(lambda one: jnp.zeros((room, *one.shape), one.dtype), like)
+            return jax.lax.fori_loop(0, length, iteration, (state, empty))
 
         def many(states):
             return jax.lax.map(one_chain, states)
 
-        spread = jax.shard_map(many, mesh=mesh, in_specs=Spec("chain"), out_specs=Spec("chain"), check_vma=False)
-        state, (draws, stats) = spread(states)
-        return state, draws, stats
+        return jax.shard_map(many, mesh=mesh, in_specs=Spec("chain"), out_specs=Spec("chain"), check_vma=False)(states)
 
     # states that lie elsewhere would have the whole program compiled a second time
     place = NamedSharding(mesh, Spec("chain"))
-    return lambda states, arrays, *, length: run(jax.device_put(states, place), arrays, length=length)
+
+    def block(states, arrays, *, length: int):
+        if length > room:
+            raise ValueError(f"{length} iterations in a block with room for {room}")
+        states, kept = run(jax.device_put(states, place), arrays, length)
+        return states, *jax.tree.map(lambda values: np.asarray(values)[:, :length], kept)
+
+    return block
+
+
+def sharing_times(num_warmup: int) -> list[int]:
+    """Iterations after which chains share what they have adapted: each time NumPyro has new variances, and the end.
+
+    The step size is adapted once more after every one but the last, and so to the variances that are used.
+    """
+    windows = build_adaptation_schedule(num_warmup)
+    return [int(window.end) + 1 for window in windows[1:] or windows]
 
 
 def share_adaptation(states: Any) -> Any:
@@ -261,7 +287,7 @@ def sample_blocks(
     *,
     num_warmup: int = 0,
 ) -> Iterator[Block]:
-    """Yield blocks until all iterations are made; the last, and the last of the warm-up, may be shorter.
+    """Yield blocks until all iterations are made; the last before chains share, and the last of all, may be shorter.
 
     Parameters
     ----------
@@ -274,9 +300,9 @@ def sample_blocks(
     checkpoint
         Takes each block with the states after it; what it holds already is not computed again.
     num_warmup
-        After so many iterations the chains share what they have adapted.
+        Of these iterations; the chains share what they have adapted at :func:`sharing_times`.
     """
-    done = 0
+    done, sharing = 0, sharing_times(num_warmup) if num_warmup else []
     while done < len(wanted):
         piece = f"iterations-{done:08d}"
         kept = checkpoint.load(piece) if checkpoint else None
@@ -284,18 +310,17 @@ def sample_blocks(
             states = state_from(kept, states)
             made = Block(from_under("draws", kept), from_under("stats", kept))
         else:
-            # a block ends with the warm-up, so that the length of blocks changes no draw
-            end = num_warmup if done < num_warmup else len(wanted)
+            # a block ends where chains share, so that the length of blocks changes no draw
+            end = next((each for each in sharing if each > done), len(wanted))
             asked = wanted[done : min(done + block, end)]
             with held_back():
                 states, draws, stats = run(states, arrays, length=len(asked))
-                draws = {name: np.asarray(values)[:, asked] for name, values in draws.items()}
-                made = Block(draws, jax.tree.map(np.asarray, stats))
+                made = Block({name: values[:, asked] for name, values in draws.items()}, stats)
                 if checkpoint:
                     parts = {**under("draws", made.draws), **under("stats", made.stats), **state_arrays(states)}
                     checkpoint.save(piece, parts)
         done += made.stats["diverging"].shape[1]
-        if done == num_warmup:
+        if done in sharing:
             states = share_adaptation(states)
         yield made
 
@@ -381,14 +406,12 @@ def fit(
         collective=collective,
     )
     states = initial_state(key_chains, sampler, start, config.chains)
-    run = block_runner(sampler, config.chains, devices)
     total = config.warmup + config.draws * config.thin
+    run = block_runner(sampler, config.chains, devices, min(config.block, total))
     done, blocks = 0, []
     wanted = np.zeros(total, bool)
     wanted[config.warmup + config.thin - 1 :: config.thin] = True
-    # blocks of one length compile once; warm-up and draws share them
-    adapted = partial(sample_blocks, num_warmup=config.warmup)
-    for block in adapted(run, states, arrays, wanted, config.block, checkpoint):
+    for block in sample_blocks(run, states, arrays, wanted, config.block, checkpoint, num_warmup=config.warmup):
         done += block.stats["diverging"].shape[1]
         blocks.append(block)
         progress("warm-up" if done <= config.warmup else "draws", done, total)

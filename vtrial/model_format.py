@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 #: raised whenever the numbers that a fit gives change
-FIT_FORMAT = 8
+FIT_FORMAT = 9
 
 
 class CurveShape(NamedTuple):
