@@ -37,7 +37,7 @@ from vtrial.fitting import curve_shape
 from vtrial.growth_laws import reference_bend
 from vtrial.inference import fit
 from vtrial.inputs import read_inputs
-from vtrial.levels import population, residual_levels, shared_by_mice
+from vtrial.levels import losses, population, residual_levels, shared_by_mice
 from vtrial.marginal import stacked, stacked_matrix
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS
@@ -47,7 +47,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 #: what all three know, as scalars or vectors
 NAMES = (
     "mu_ln_growth", "ln_growth_type", "omega_ln_growth", "mu_effect", "effect", "omega_effect", "mu_intercept",
-    "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "slowing", "mu_ln_sigma",
+    "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "omega_loss",
+    "loss_drug_type", "slowing", "mu_ln_sigma",
     "omega_ln_sigma_type", "omega_ln_sigma_arm", "omega_ln_sigma", "ln_sigma_arm",
 )  # fmt: skip
 
@@ -66,14 +67,15 @@ def explicit_model(panel, prior, *, centred: bool):
             kind = arrays.pdx_model_type
             ln_growth = numpyro.sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
         shared = shared_by_mice(prior, jnp.mean(ln_growth))
+        loss = losses(labels, prior)[curves.drug_type]
         ln_sigma_arm, omega = residual_levels(labels, prior, arrays.scales, arrays.arm_type_type)
         growth = jnp.exp(ln_growth)[curves.pdx_model]
         with numpyro.plate("mouse", num_mice):
             ln_sigma = numpyro.sample("ln_sigma", dist.Normal(ln_sigma_arm[curves.arm_type], omega))
             z = numpyro.sample("cell_z", dist.Normal(0.0, 1.0))
             rho = jnp.where(curves.treated, effect[curves.drug_type] + omega_effect[curves.drug_type] * z, 0.0)
-            mean = stacked(coefficient_mean(shared, growth, rho))
-            covariance = stacked_matrix(coefficient_covariance(shared, growth, jnp.zeros_like(growth), bend))
+            mean = stacked(coefficient_mean(shared, growth, rho, loss))
+            covariance = stacked_matrix(coefficient_covariance(shared, growth, jnp.zeros_like(growth), loss, bend))
             root = jnp.linalg.cholesky(covariance)
             if centred:
                 coefficient = numpyro.sample("coefficient", dist.MultivariateNormal(mean, scale_tril=root))

@@ -38,7 +38,7 @@ from vtrial.marginal import LinearGaussianMarginal, unrolled
 from vtrial.model_format import CurveShape
 
 TABLES = ("maeve_genentech", "invivosyn_combinations", "lxf_a677_erlotinib")
-#: posterior means of experiments/pdxe.yaml: SD of bends, their correlation with mean rates, share of an effect lost
+#: posterior means of experiments/pdxe.yaml, fit format 8: SD of bends, their correlation with rates, share lost
 BEND, CORRELATION, LOSS = 0.643, -0.49, 0.856
 SHAPE = CurveShape()
 #: bounds of m

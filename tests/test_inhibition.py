@@ -18,7 +18,8 @@ from vtrial.model_format import CurveShape
 
 DOSE = {"dose": "1 mg", "repeat": "1 d"}
 NUM_DRAWS, DAY, LOSS_RATE = 3, 21.0, 0.02
-GROWTH, LOSS, SLOWING, START = 0.05, 0.6, 0.1, 5.4
+GROWTH, SLOWING, START = 0.05, 0.1, 5.4
+LOSS = {"a": 0.6, "b": 0.2}
 SHAPE = CurveShape(LOSS_RATE)
 EFFECT = {"a": 0.3, "b": 0.8}
 PHI, GAMMA = 0.5, 0.05
@@ -50,24 +51,25 @@ def plan_of(spread: float, shift: tuple[float, ...] = (0.0,)) -> SimpleNamespace
         subgroups=("all",) if len(shift) == 1 else ("mutant", "wild"),
         prevalence=jnp.asarray([1.0] if len(shift) == 1 else [0.25, 0.75]),
         regimens=lay_out(["a", "b"], [["a"], ["a", "b"]]),
+        mouse_effect=np.tile(list(EFFECT.values()), (NUM_DRAWS, 1)),
+        mouse_loss=np.tile(list(LOSS.values()), (NUM_DRAWS, 1)),
     )
 
 
 def draws() -> SimpleNamespace:
     values = {
-        "loss": np.full(NUM_DRAWS, LOSS),
         "slowing": np.full(NUM_DRAWS, SLOWING),
         "mu_intercept": np.full(NUM_DRAWS, START),
     }
     return SimpleNamespace(size=NUM_DRAWS, get=values.__getitem__)
 
 
-def expected_tgi(effect: float) -> float:
+def expected_tgi(effect: float, loss: float) -> float:
     """From the differential equation: the rate g (1 - rho + (loss rho - slowing) (1 - exp(-lambda t))), by sums."""
     times = (np.arange(100_000) + 0.5) * DAY / 100_000
 
     def change(rho: float) -> float:
-        rate = GROWTH * (1.0 - rho + (LOSS * rho - SLOWING) * (1.0 - np.exp(-LOSS_RATE * times)))
+        rate = GROWTH * (1.0 - rho + (loss * rho - SLOWING) * (1.0 - np.exp(-LOSS_RATE * times)))
         return math.expm1(float(rate.mean()) * DAY)
 
     return 1.0 - change(effect) / change(0.0)
@@ -81,7 +83,10 @@ def test_without_spread_it_is_the_formula() -> None:
     found = inhibition(jax.random.key(1), plan_of(0.0), draws(), SHAPE, DAY)
     # apart by 0.5, ten times the rounding of the combination rule: its softmax is off by exp(-10)
     together = EFFECT["b"] + PHI * EFFECT["a"] + GAMMA
-    expected = [expected_tgi(x) for x in (*EFFECT.values(), together)]
+    weight = {drug: math.hypot(EFFECT[drug], 0.05) for drug in "ab"}
+    by_effect = sum(weight[drug] * LOSS[drug] for drug in "ab") / sum(weight.values())
+    expected = [expected_tgi(EFFECT[drug], LOSS[drug]) for drug in "ab"]
+    expected.append(expected_tgi(together, by_effect))
     assert found.median.shape == (NUM_DRAWS, 3, 1) and found.models.shape == (NUM_DRAWS, 3, 1, NUM_KEPT)
     np.testing.assert_allclose(found.median[:, :2, 0], np.tile(expected[:2], (NUM_DRAWS, 1)), rtol=1e-4)
     np.testing.assert_allclose(found.median[:, 2, 0], expected[2], rtol=1e-3)
@@ -95,15 +100,15 @@ def test_gompertz_tumours_slow_down_as_the_equation_says() -> None:
     shape = CurveShape(LOSS_RATE, growth="gompertz", deceleration=slow)
     found = inhibition(jax.random.key(1), plan_of(0.0), draws(), shape, DAY)
 
-    def change(rho: float) -> float:
+    def change(rho: float, loss: float) -> float:
         x, steps = START, 20_000
         for k in range(steps):
             t = (k + 0.5) * DAY / steps
-            rate = GROWTH * (1.0 - rho + (LOSS * rho - SLOWING) * (1.0 - math.exp(-LOSS_RATE * t)))
+            rate = GROWTH * (1.0 - rho + (loss * rho - SLOWING) * (1.0 - math.exp(-LOSS_RATE * t)))
             x += (rate - slow * (x - math.log(REFERENCE_VOLUME))) * DAY / steps
         return math.expm1(x - START)
 
-    expected = [1.0 - change(rho) / change(0.0) for rho in EFFECT.values()]
+    expected = [1.0 - change(EFFECT[drug], LOSS[drug]) / change(0.0, 0.0) for drug in "ab"]
     # Euler's error is of the order of one step, 21 / 20,000 days
     np.testing.assert_allclose(found.median[0, :2, 0], expected, rtol=1e-3)
 

@@ -42,6 +42,7 @@ PRIOR = {
     "growth.mouse.ln_between_mice_relative": (dist.Normal(-1.4, 0.3), stats.norm(-1.4, 0.3)),
     "growth.mouse.ln_curvature_sd": (dist.Normal(-0.2, 0.5), stats.norm(-0.2, 0.5)),
     "growth.mouse.loss": (dist.Normal(0.5, 0.5), stats.norm(0.5, 0.5)),
+    "growth.mouse.loss_spread": (dist.LogNormal(np.log(0.2), 0.5), stats.lognorm(0.5, 0, 0.2)),
     "growth.mouse.slowing": (dist.Normal(0.1, 0.4), stats.norm(0.1, 0.4)),
     "growth.mouse.ln_residual_sd": (dist.Normal(-2.0, 0.4), stats.norm(-2.0, 0.4)),
     "growth.mouse.ln_residual_between_types": (dist.HalfNormal(0.4), stats.halfnorm(0, 0.4)),
@@ -89,6 +90,7 @@ SCALARS = {
     "mu_intercept": "growth.mouse.ln_volume_start",
     "omega_intercept": "growth.mouse.intercept_sd",
     "loss": "growth.mouse.loss",
+    "omega_loss": "growth.mouse.loss_spread",
     "slowing": "growth.mouse.slowing",
     "mu_ln_sigma": "growth.mouse.ln_residual_sd",
     "omega_ln_sigma_type": "growth.mouse.ln_residual_between_types",
@@ -105,7 +107,7 @@ COMBINATION_SCALARS = {
 #: what has one value for each of several things; what the model samples in their place is its own affair
 VECTORS = ("ln_growth_type", "omega_ln_growth", "effect_class", "effect_drug", "effect", "omega_effect", "ln_growth")
 VECTORS += ("ln_sigma", "phi", "gamma", "effect_site", "combination_cell_z", "ln_ed50", "hill", "dose_slope")
-VECTORS += ("covariate_effect", "ln_sigma_type", "ln_sigma_arm")
+VECTORS += ("covariate_effect", "ln_sigma_type", "ln_sigma_arm", "loss_drug_type")
 SPREADS = {
     "omega_mouse": "growth.mouse.ln_between_mice_relative",
     "omega_curvature": "growth.mouse.ln_curvature_sd",
@@ -249,11 +251,17 @@ def mice_of(dataset: Dataset, panel: Panel, p: Mapping[str, np.ndarray]) -> dict
         spread = np.diag([p["omega_intercept"] ** 2, rate**2, bending**2])
         spread[1, 2] = spread[2, 1] = p["curvature_correlation"] * rate * bending
         sigma = np.exp(p["ln_sigma"][labels.mouse.index(key)])
+        drugs, kind = dataset.arms[rows["arm"].iloc[0]], rows["tumour_type"].iloc[0]
+        names = [f"{dataset.substance(drug)} | {kind}" for drug in drugs]
+        at = [labels.drug_type.index(name) for name in names]
+        alone = [p["effect"][k] * at_dose(dataset, panel, p, drug) for k, drug in zip(at, drugs, strict=True)]
+        weight = np.hypot(alone, SMOOTHING)
+        loss = weight @ p["loss_drug_type"][at] / weight.sum() if drugs else 0.0
         mice[key] = Mouse(
-            drugs=dataset.arms[rows["arm"].iloc[0]],
+            drugs=drugs,
             measured=np.log(rows["volume_mm3"].to_numpy()),
             mean=fixed + p["mu_intercept"] * level + growth * grown - growth * p["slowing"] * waning,
-            slope=-growth * grown + growth * p["loss"] * waning,
+            slope=-growth * grown + growth * loss * waning,
             covariance=columns @ spread @ columns.T + sigma**2 * residual(day),
             hidden=rows["censored"].to_numpy(),
         )
@@ -365,6 +373,7 @@ def explicit_log_density(
     for d, drug in enumerate(labels.drug):
         of_class = p["effect_class"][labels.drug_class.index(CLASSES[drug])]
         total += logpdf(p["effect_drug"][d], of_class, p["omega_effect_drug"])
+    total += logpdf(p["loss_drug_type"], p["loss"], p["omega_loss"]).sum()
     mean = dict(zip(labels.drug_type, p["effect"], strict=True))
     spread = dict(zip(labels.drug_type, p["omega_effect"], strict=True))
     for name in labels.drug_type:

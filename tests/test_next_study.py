@@ -36,7 +36,7 @@ def law(size: int, effect: np.ndarray, **changes) -> MouseLaw:
         omega_combination=np.full(size, 0.1),
         omega_mouse=np.full(size, 0.3),
         retained=np.full(size, 0.9),
-        waned=np.full(size, 0.8),
+        waned=np.tile([0.8, 0.6, 0.7], (size, 1)),
         sigma=np.full(size, 0.2),
         prevalence=np.ones(1),
     )
@@ -65,7 +65,8 @@ def test_cells_by_hand():
     first, second = 0.7 - 0.2, 0.4 + 2 * 0.2
     rule = [jnp.asarray(x, jnp.float32) for x in ([first, second], one.phi[0], one.gamma[0])]
     joint = float(combine(*rule, jnp.ones(2, bool))) + 0.05
-    expected = [0.06 * np.exp(0.3) * (0.9 - 0.8 * rho) for rho in (0.0, first, second, joint)]
+    effects = ((0.0, 0.8), (first, 0.8), (second, 0.6), (joint, 0.7))
+    expected = [0.06 * np.exp(0.3) * (0.9 - left * rho) for rho, left in effects]
     np.testing.assert_allclose(rates[0, 0], expected, rtol=1e-6)
 
 

@@ -66,7 +66,8 @@ def posterior(**changes: float) -> xr.DataTree:
         "effect_class": [0.0, 0.0], "effect_drug": [0.0, 0.0], "effect": [0.0, 0.0, 0.0],
         "omega_effect": [1e-6, 1e-6, 1e-6], "mu_ln_omega_effect": -15.0, "omega_ln_omega_effect": 0.0,
         "mu_intercept": 5.3, "omega_intercept": 0.0, "omega_mouse": 0.0, "omega_curvature": 0.0,
-        "curvature_correlation": 0.0, "loss": 0.0, "slowing": 0.0, "mu_ln_sigma": -15.0, "omega_ln_sigma": 0.0,
+        "curvature_correlation": 0.0, "loss": 0.0, "omega_loss": 0.0, "loss_drug_type": [0.0] * 3,
+        "slowing": 0.0, "mu_ln_sigma": -15.0, "omega_ln_sigma": 0.0,
         "omega_ln_sigma_type": 0.0, "omega_ln_sigma_arm": 0.0, "ln_sigma_type": [-15.0, -15.0],
         "ln_sigma_arm": [-15.0, -15.0, -15.0],
         "mu_phi": 0.0, "omega_phi": 0.0, "mu_gamma": 0.0, "omega_gamma": 0.0, "omega_combination": 0.0,
@@ -83,6 +84,7 @@ def posterior(**changes: float) -> xr.DataTree:
     }
     dims = {"ln_growth_type": "tumour_type", "omega_ln_growth": "tumour_type", "effect_class": "drug_class"}
     dims |= {"effect_drug": "drug", "effect": "drug_type", "omega_effect": "drug_type", "ln_growth": "pdx_model"}
+    dims |= {"loss_drug_type": "drug_type"}
     dims |= {
         "ln_sigma_type": "tumour_type",
         "ln_sigma_arm": "arm_type",
@@ -135,7 +137,7 @@ def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, prio
     """An arm that the fit has in that type has its own; another that of the type, with the spread of arms."""
     given = []
 
-    def spied(key, laws, growth, effect, ln_sigma, stopping, *, shape):
+    def spied(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
         given.append(np.asarray(ln_sigma))
         return jnp.zeros((DRAWS, 1, ln_sigma.shape[1]), bool)
 
@@ -163,10 +165,32 @@ def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, prio
     assert abs(given[3][:, 2].std() / 0.5 - 1) < 5 / np.sqrt(2 * DRAWS) and np.all(given[3][:, :2] == np.float32(-2.5))
 
 
+def test_what_is_lost_is_that_of_the_drugs_of_the_arm(dataset, priors, nobody_leaves, monkeypatch):
+    """As fitted where the fit has the drug in that type, else about the mean of all; a combination has their mean."""
+    given = []
+
+    def spied(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
+        given.append(np.asarray(loss))
+        return jnp.zeros((DRAWS, 1, loss.shape[1]), bool)
+
+    monkeypatch.setattr("vtrial.pairs._respond", spied)
+    lost = {"loss_drug_type": [0.2, 0.6, 0.9], "loss": 0.5, "effect": [0.12, 0.0, 0.0]}
+    by_effect = (0.13 * 0.2 + 0.05 * 0.6) / 0.18  # 5, 12, 13; no effect weighs 0.05
+    rows = [("T1", "M1", "trametinib"), ("T2", "M3", "trametinib"), ("T1", "M1", "BYL719 + trametinib")]
+    rows += [("T2", "M3", "BYL719"), ("T3", "new", "trametinib"), ("T2", "M3", "BYL719 + trametinib")]
+    predict(posterior(**lost), dataset, priors, nobody_leaves, *rows)
+    np.testing.assert_allclose(given[0], np.broadcast_to([0.6, 0.9, by_effect, 0.5, 0.5, 0.7], (DRAWS, 6)), rtol=1e-6)
+    predict(posterior(**lost, omega_loss=0.1), dataset, priors, nobody_leaves, *rows)
+    np.testing.assert_allclose(given[1][:, :3], given[0][:, :3], rtol=1e-6)
+    for own in (given[1][:, 3], given[1][:, 4]):
+        assert abs(own.mean() - 0.5) < 5 * 0.1 / np.sqrt(DRAWS) and abs(own.std() / 0.1 - 1) < 5 / np.sqrt(2 * DRAWS)
+    np.testing.assert_allclose(given[1][:, 5], (given[1][:, 3] + 0.9) / 2, rtol=1e-5)
+
+
 def test_controls_of_two_names_have_their_own_residuals(tmp_path, priors, nobody_leaves, monkeypatch):
     given = []
 
-    def spied(key, laws, growth, effect, ln_sigma, stopping, *, shape):
+    def spied(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
         given.append(np.asarray(ln_sigma)[0])
         return jnp.zeros((DRAWS, 1, ln_sigma.shape[1]), bool)
 

@@ -44,7 +44,7 @@ LAW = dict(
     omega_mouse=0.3,
     omega_curvature=0.6,
     curvature_correlation=-0.4,
-    loss=0.5,
+    loss_drug_type=[0.5, 0.2, 0.8],
     slowing=0.1,
     ln_sigma_arm=[-2.0, -1.0, -2.0, -2.0, -1.5, -2.5],
     omega_ln_sigma=0.3,
@@ -74,7 +74,9 @@ def cells() -> Cells:
 def test_curve_without_spread_is_the_equation():
     nothing = dict.fromkeys(("omega_intercept", "omega_mouse", "omega_curvature", "omega_ln_sigma"), 0.0)
     growth, effect = jnp.asarray([0.05, 0.02]), jnp.asarray([0.0, 1.4])
-    found = log_volume(jax.random.key(0), law(**nothing), growth, effect, jnp.full(2, -30.0), DAY, SHAPE)
+    found = log_volume(
+        jax.random.key(0), law(**nothing), growth, effect, jnp.asarray([0.9, 0.5]), jnp.full(2, -30.0), DAY, SHAPE
+    )
     day = np.asarray(DAY, float)
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
     for i, (g, e) in enumerate(((0.05, 0.0), (0.02, 1.4))):
@@ -86,7 +88,9 @@ def test_curves_have_the_moments_of_the_model():
     """Mean and covariance of the ln volumes against the sums written out; the residual SD is log-normal over mice."""
     number, g, e = 200_000, 0.05, 0.4
     full = jnp.full(number, 1.0, jnp.float32)
-    found = np.asarray(log_volume(jax.random.key(1), law(), g * full, e * full, -2.0 * full, DAY, SHAPE), float)
+    found = np.asarray(
+        log_volume(jax.random.key(1), law(), g * full, e * full, 0.5 * full, -2.0 * full, DAY, SHAPE), float
+    )
     day = np.asarray(DAY, float)
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
     bend = 1 - (1 - np.exp(-LOSS_RATE * REFERENCE_DAYS)) / (LOSS_RATE * REFERENCE_DAYS)
@@ -169,13 +173,32 @@ def stacked(*laws: MouseLaw) -> MouseLaw:
 def test_counts_of_certain_responses(nobody_leaves):
     """A drug that kills at thrice growth in every mouse, and one that does nothing: all and none respond."""
     fixed = dict.fromkeys(("omega_mouse", "omega_curvature"), 0.0)
-    strong = law(effect=[3.0, 0.0, 3.0], omega_effect=[0.0, 0.0, 0.0], **fixed, loss=0.0)
+    strong = law(effect=[3.0, 0.0, 3.0], omega_effect=[0.0, 0.0, 0.0], **fixed, loss_drug_type=[0.0] * 3)
     weak = law(
-        effect=[0.0, 3.0, 0.0], omega_effect=[0.0, 0.0, 0.0], **fixed, loss=0.0, omega_combination=0.0, gamma=[0]
+        effect=[0.0, 3.0, 0.0],
+        omega_effect=[0.0, 0.0, 0.0],
+        **fixed,
+        loss_drug_type=[0.0] * 3,
+        omega_combination=0.0,
+        gamma=[0],
     )
     member = jnp.repeat(jnp.arange(4), cells().num_models, total_repeat_length=10)
     counts = response_counts(jax.random.key(4), stacked(strong, weak), cells(), member, nobody_leaves, shape=SHAPE)
     np.testing.assert_array_equal(counts, [[3, 0, 4, 0], [0, 2, 0, 0]])
+
+
+def test_what_is_lost_is_that_of_the_drugs(nobody_leaves):
+    """Effects of 1.5: A keeps it in T1 and mice respond; in T2 it is lost soon, and so it is together with B."""
+    nothing = dict.fromkeys(("omega_mouse", "omega_curvature", "omega_combination", "slowing"), 0.0)
+    one = law(
+        effect=[1.5] * 3, omega_effect=[0.0] * 3, **nothing, phi=[0.0], gamma=[0.0], loss_drug_type=[0.0, 4.0, 8.0]
+    )
+    member = jnp.repeat(jnp.arange(4), cells().num_models, total_repeat_length=10)
+    counts = response_counts(jax.random.key(4), stacked(one), cells(), member, nobody_leaves, shape=SHAPE)
+    np.testing.assert_array_equal(counts, [[3, 0, 0, 0]])
+    kept = one._replace(loss_drug_type=jnp.zeros(3))
+    counts = response_counts(jax.random.key(4), stacked(kept), cells(), member, nobody_leaves, shape=SHAPE)
+    np.testing.assert_array_equal(counts, [[3, 2, 4, 0]])
 
 
 def test_residuals_are_those_of_the_arm(nobody_leaves):
@@ -204,7 +227,13 @@ def posterior(num: int, **values) -> Draws:
         "class_pair": ["MEK x PI3K"],
     }
     dims = {"ln_growth_type": "tumour_type", "omega_ln_growth": "tumour_type", "effect": "drug_type"}
-    dims |= {"ln_sigma_arm": "arm_type", "omega_effect": "drug_type", "phi": "class_pair", "gamma": "class_pair"}
+    dims |= {
+        "loss_drug_type": "drug_type",
+        "ln_sigma_arm": "arm_type",
+        "omega_effect": "drug_type",
+        "phi": "class_pair",
+        "gamma": "class_pair",
+    }
     variables = {}
     for name, value in (LAW | values).items():
         if value is not None:

@@ -41,10 +41,14 @@ data:
   constants: {study: S, tumour_type: CRC}
 """
 LAW = {
-    "loss": np.linspace(0.2, 0.8, DRAWS),
     "slowing": np.linspace(0.1, 0.3, DRAWS),
     "mu_intercept": np.full(DRAWS, 5.4),
 }
+#: of BYL719 and of trametinib
+LOSS = np.stack([np.linspace(0.2, 0.8, DRAWS), np.linspace(1.0, 0.7, DRAWS)], axis=1)
+#: mean effects over PDX models, by which the loss of both together is a mean: 13 and 12 parts with SMOOTHING 0.05
+ALONE = [0.12, np.sqrt(0.0119)]
+JOINT_LOSS = (13 * LOSS[:, 0] + 12 * LOSS[:, 1]) / 25
 LN_GROWTH = np.log([0.08, 0.05]) + np.linspace(-0.1, 0.1, DRAWS)[:, None]
 SPREAD = 0.05 * np.linspace(-1.0, 1.0, DRAWS)
 
@@ -70,6 +74,9 @@ def posterior() -> xr.DataTree:
     leading = {"chain": [0], "draw": np.arange(DRAWS)}
     sites = {name: (("chain", "draw"), values[None]) for name, values in LAW.items()}
     sites["ln_growth"] = (("chain", "draw", "pdx_model"), LN_GROWTH[None])
+    sites["effect"] = (("chain", "draw", "drug_type"), np.broadcast_to(ALONE, (1, DRAWS, 2)))
+    sites["loss_drug_type"] = (("chain", "draw", "drug_type"), LOSS[None])
+    leading["drug_type"] = ["BYL719 | CRC", "trametinib | CRC"]
     tree = xr.DataTree.from_dict(
         {
             "posterior": xr.Dataset(sites, coords={**leading, "pdx_model": ["X-1", "X-2"]}),
@@ -115,25 +122,25 @@ def test_a_study_needs_control_and_every_drug_alone(dataset):
 
 
 def test_curves_are_those_of_the_growth_model(dataset):
-    """ln V = growth [(1 - rho) t + (loss rho - slowing) q(t)], written out."""
+    """ln V = growth [(1 - rho) t + (loss rho - slowing) q(t)], written out; loss of both drugs is between theirs."""
     (study,) = studies_of(dataset)
     curves = study_curves(posterior(), study)
     day = curves.day
     assert day[0] == 0 and day[-1] == 28 and np.diff(day).max() <= 0.25
-    growth, loss, slowing = np.exp(LN_GROWTH[:, :1]), LAW["loss"][:, None], LAW["slowing"][:, None]
+    growth, slowing = np.exp(LN_GROWTH[:, :1]), LAW["slowing"][:, None]
     waning = day - (1 - np.exp(-LOSS_RATE * day)) / LOSS_RATE
 
-    def expected(rho) -> np.ndarray:
-        return growth * ((1 - rho) * day + (loss * rho - slowing) * waning)
+    def expected(rho, loss) -> np.ndarray:
+        return growth * ((1 - rho) * day + (loss[:, None] * rho - slowing) * waning)
 
-    for found, rho in (
-        (curves.control, 0.0),
-        (curves.singles[:, 0], 0.3),
-        (curves.singles[:, 1], 0.6),
-        (curves.combination, 1.2 + SPREAD[:, None]),
+    for found, rho, loss in (
+        (curves.control, 0.0, LOSS[:, 0]),
+        (curves.singles[:, 0], 0.3, LOSS[:, 0]),
+        (curves.singles[:, 1], 0.6, LOSS[:, 1]),
+        (curves.combination, 1.2 + SPREAD[:, None], JOINT_LOSS),
     ):
         # float64 throughout; q(t) is a difference of terms of 28
-        np.testing.assert_allclose(found, expected(rho), atol=1e-12)
+        np.testing.assert_allclose(found, expected(rho, loss), atol=1e-12)
 
 
 def test_gompertz_curves_start_at_the_median_volume(dataset):
@@ -143,7 +150,7 @@ def test_gompertz_curves_start_at_the_median_volume(dataset):
     tree.attrs.update(growth="gompertz", deceleration=0.01)
     curves = study_curves(tree, study)
     for draw in (0, DRAWS - 1):
-        growth, loss, slowing = np.exp(LN_GROWTH[draw, 0]), LAW["loss"][draw], LAW["slowing"][draw]
+        growth, loss, slowing = np.exp(LN_GROWTH[draw, 0]), LOSS[draw, 1], LAW["slowing"][draw]
         for found, rho in ((curves.control, 0.0), (curves.singles[:, 1], 0.6)):
 
             def slope(day, x, rho=rho, growth=growth, loss=loss, slowing=slowing):
@@ -157,12 +164,13 @@ def test_gompertz_curves_start_at_the_median_volume(dataset):
 
 
 def test_the_index_is_that_of_the_effects(dataset):
-    """ln CI of Bliss is growth (sum of single effects - joint effect) (t - loss q(t))."""
+    """ln CI of Bliss is growth times the sum of single effects, less the joint one, each times (t - its loss q(t))."""
     found = synergy_table(posterior(), studies_of(dataset), level=0.9)
     assert tuple(found.columns) == COLUMNS
     bliss = found[(found["reference"] == "bliss") & (found["day"] == 14)].iloc[0]
     waning = 14 - (1 - np.exp(-LOSS_RATE * 14)) / LOSS_RATE
-    ln_index = np.exp(LN_GROWTH[:, 0]) * (0.9 - 1.2 - SPREAD) * (14 - LAW["loss"] * waning)
+    left = 14 - np.stack([*LOSS.T, JOINT_LOSS], axis=1) * waning
+    ln_index = np.exp(LN_GROWTH[:, 0]) * (0.3 * left[:, 0] + 0.6 * left[:, 1] - (1.2 + SPREAD) * left[:, 2])
     assert bliss["combination_index"] == pytest.approx(
         np.exp(np.median(ln_index)), rel=1e-3
     )  # mean of two middle draws

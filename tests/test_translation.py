@@ -47,6 +47,7 @@ def posterior(size: int = SIZE, with_fak: bool = True, with_pairs: bool = True, 
         "effect_drug": "drug",
         "effect": "drug_type",
         "omega_effect": "drug_type",
+        "loss_drug_type": "drug_type",
         "phi": "class_pair",
         "gamma": "class_pair",
     }
@@ -55,6 +56,7 @@ def posterior(size: int = SIZE, with_fak: bool = True, with_pairs: bool = True, 
         "mu_effect": 0.3, "omega_effect_class": 0.3, "omega_effect_drug": 0.2, "omega_effect_type": 0.15,
         "effect_class": 0.6, "effect_drug": 0.7, "effect": 0.8, "omega_effect": 0.3,
         "mu_ln_omega_effect": -1.0, "omega_ln_omega_effect": 0.4,
+        "loss": 0.7, "omega_loss": 0.2, "loss_drug_type": 0.9,
         "mu_phi": 0.5, "omega_phi": 0.2, "mu_gamma": 0.0, "omega_gamma": 0.1, "omega_combination": 0.2,
         "phi": 0.4, "gamma": 0.05,
     }  # fmt: skip
@@ -155,6 +157,7 @@ def test_equations_by_hand_on_fixed_priors(fixed):
     np.testing.assert_allclose(law.omega_ln_growth, draws.get("omega_ln_growth")[:, 0], rtol=1e-6)
     np.testing.assert_allclose(law.effect_mean[:, 2, 0], draws.get("effect")[:, 0], rtol=1e-6)
     np.testing.assert_allclose(law.effect_sd[:, 2], draws.get("omega_effect")[:, 0], rtol=1e-6)
+    np.testing.assert_array_equal(found.mouse_loss[:, 2], draws.get("loss_drug_type")[:, 0])
     np.testing.assert_allclose(law.phi[:, 0, 2], draws.get("phi")[:, 0], rtol=1e-6, err_msg="RAF/MEK x RAF/MEK")
     np.testing.assert_allclose(law.gamma[:, 2, 0], draws.get("gamma")[:, 0], rtol=1e-6)
     np.testing.assert_allclose(law.omega_combination, draws.get("omega_combination"), rtol=1e-6)
@@ -228,6 +231,10 @@ def test_a_new_drug_of_a_fitted_class(priors):
     assert abs(np.corrcoef(law.effect_mean[:, 0, 0], law.effect_mean[:, 1, 0])[0, 1]) < SIGMAS / np.sqrt(SIZE)
     # the FAK class has a spread of its own in the priors: log-normal, median 0.25, sigma 0.4
     assert_normal(np.log(law.effect_sd[:, 1]), np.log(0.25), 0.4)
+    lost = (found.mouse_loss - draws.get("loss")[:, None]) / draws.get("omega_loss")[:, None]
+    for own in lost.T:
+        assert_normal(own, 0.0, 1.0)
+    assert abs(np.corrcoef(lost.T)[0, 1]) < SIGMAS / np.sqrt(SIZE)
 
 
 def test_a_new_drug_of_a_new_class(priors):
@@ -245,6 +252,7 @@ def test_names_of_a_drug_lead_to_its_fit(priors):
     cohort = cohort_of("PDAC", {"t": {"GSK1120212": TRAMETINIB}})
     found = plan(cohort, draws, priors, {"GSK1120212": "MEKi"})
     assert found.drugs == ("trametinib",) and found.origin == {"trametinib": "fitted in PDAC"}
+    np.testing.assert_array_equal(found.mouse_loss[:, 0], draws.get("loss_drug_type")[:, 0])
     np.testing.assert_allclose(law_of(found).effect_mean[:, 0, 0], draws.get("effect")[:, 0], rtol=1e-6)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from vtrial.treatment import SMOOTHING, combine, joint_effect
+from vtrial.treatment import SMOOTHING, combine, joint_effect, loss_of_arm
 
 
 def slow_combine(effect, phi, gamma, present, smoothing=SMOOTHING):
@@ -154,3 +154,20 @@ def test_bliss_adds_kills_and_a_single_drug_has_no_deviation():
     np.testing.assert_allclose(single, [0.45], rtol=1e-6)
     none = over_time([0.9, 0.6], [0.5, 1], exposure, exposure, present=jnp.array([False, False]))
     np.testing.assert_allclose(none, [0.0])
+
+
+def test_what_an_arm_loses_is_that_of_its_drugs_by_what_they_do():
+    """Weights are effects; drugs without any have equal ones; an effect below 0 weighs as much as one above."""
+    present = jnp.asarray([[True, True, True], [True, False, True], [False, True, False], [False, False, False]])
+    loss = jnp.broadcast_to(jnp.asarray([0.3, 1.2, 0.9]), present.shape)
+    effect = jnp.broadcast_to(jnp.asarray([20.0, 10.0, -20.0]), present.shape)
+    np.testing.assert_allclose(loss_of_arm(loss, effect, present), [0.72, 0.6, 1.2, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(loss_of_arm(loss, 0.0 * effect, present), [0.8, 0.6, 1.2, 0.0], rtol=1e-6)
+
+
+def test_what_adds_up_does_so_as_it_wanes():
+    """With phi 1 and gamma 0 the joint effect loses what its drugs lose, but for the rounding near no effect."""
+    effect, loss, both = jnp.asarray([0.9, 0.3]), jnp.asarray([1.0, 0.5]), jnp.ones(2, bool)
+    joint = combine(effect, jnp.ones((2, 2)), jnp.zeros((2, 2)), both)
+    # sqrt(0.3^2 + 0.05^2) is 1.4 % above 0.3: weights are off by 1.0 % of a loss that differs by 0.5
+    np.testing.assert_allclose(joint * loss_of_arm(loss, effect, both), jnp.sum(effect * loss), rtol=3e-3)

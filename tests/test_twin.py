@@ -14,19 +14,19 @@ from vtrial.posterior import Draws
 from vtrial.stopping import StoppingRule, features
 from vtrial.twin import synthetic_twin
 
-NUM_MODELS, GROWTH, EFFECT = 300, 0.05, 0.6
+NUM_MODELS, GROWTH, EFFECT, LOSS = 300, 0.05, 0.6, 0.9
 #: residual SD under A and of controls
-SIGMA = [0.25, 0.1]
+SIGMA = [0.12, 0.05]
 
 
 def population() -> Draws:
-    """One draw without spread between models or mice: every curve is a line of known rate, plus a residual."""
+    """One draw without spread between models or mice: every curve is known but for its residual."""
     scalars = dict.fromkeys(("omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation"), 0.0)
-    scalars |= {"loss": 0.0, "slowing": 0.0, "mu_intercept": 5.4, "omega_ln_sigma": 0.0}
+    scalars |= {"slowing": 0.0, "mu_intercept": 5.4, "omega_ln_sigma": 0.0}
     values = {name: (("chain", "draw"), np.full((1, 1), value)) for name, value in scalars.items()}
     for name, value in (("ln_growth_type", np.log(GROWTH)), ("omega_ln_growth", 0.0)):
         values[name] = (("chain", "draw", "tumour_type"), np.full((1, 1, 1), value))
-    for name, value in (("effect", EFFECT), ("omega_effect", 0.0)):
+    for name, value in (("effect", EFFECT), ("omega_effect", 0.0), ("loss_drug_type", LOSS)):
         values[name] = (("chain", "draw", "drug_type"), np.full((1, 1, 1), value))
     values["ln_sigma_arm"] = (("chain", "draw", "arm_type"), np.log([[SIGMA]]))
     coords = {"tumour_type": ["T"], "drug_type": ["A | T"], "arm_type": ["A | T", "untreated | T"]}
@@ -58,14 +58,16 @@ def test_twin_has_the_shape_of_the_panel_and_names_of_its_own(twin_of_a_panel):
 
 
 def test_twin_grows_as_the_population_says(twin_of_a_panel):
-    """Mean ln volume at a day is the line's, within five standard errors of the residual SD 0.1."""
+    """Mean ln volume at a day, of which A loses some of its effect by then, within five standard errors."""
     _, twin = twin_of_a_panel
-    for arm, rate in (("untreated", GROWTH), ("A", GROWTH * (1 - EFFECT))):
+    for arm, effect in (("untreated", 0.0), ("A", EFFECT)):
         for day in (0, 8, 20):
             volume = twin.loc[(twin["arm"] == arm) & (twin["day"] == day), "volume_mm3"].to_numpy()
             assert len(volume) > 100
+            lost = LOSS * effect * (day - (1 - np.exp(-0.02 * day)) / 0.02)
+            expected = 5.4 + GROWTH * ((1 - effect) * day + lost)
             error = SIGMA[arm == "untreated"] / np.sqrt(len(volume))
-            assert abs(np.log(volume).mean() - 5.4 - rate * day) < 5 * error
+            assert abs(np.log(volume).mean() - expected) < 5 * error
 
 
 def test_residuals_of_the_twin_are_those_of_the_arm(twin_of_a_panel):

@@ -75,7 +75,9 @@ class Gates(Section):
     rhat: float = Field(default=1.01, gt=1, description="largest R-hat of population parameters")
     ess_bulk: float = Field(default=400.0, ge=0, description="smallest bulk effective sample size")
     ess_tail: float = Field(default=400.0, ge=0, description="smallest tail effective sample size")
-    rhat_pdx_model: float = Field(default=1.05, gt=1, description="largest R-hat of PDX models and scales of arms")
+    rhat_pdx_model: float = Field(
+        default=1.05, gt=1, description="largest R-hat of PDX models, scales of arms, losses of drugs"
+    )
     divergences: Share = Field(default=0.001, description="largest share of divergent draws")
     max_tree_depth_share: Share = Field(default=0.05, description="largest share of draws at the greatest tree depth")
 

@@ -15,13 +15,16 @@ from vtrial.marginal import LinearGaussianMarginal, Matrix, Vector, Whitened, un
 from vtrial.panel import Curves
 
 
-def coefficient_mean(shared, growth, effect):
-    """Mean of ``(eta, s, c)``, three arrays [S]: mice of a growth rate (1/day) under an effect (fraction removed)."""
+def coefficient_mean(shared, growth, effect, loss):
+    """Mean of ``(eta, s, c)``, three arrays [S].
+
+    Of mice of a growth rate (1/day) under an effect (fraction removed) of which in the end the fraction `loss` is lost.
+    """
     intercept = jnp.broadcast_to(shared["mu_intercept"], growth.shape)
-    return [intercept, growth * (1.0 - effect), growth * (shared["loss"] * effect - shared["slowing"])]
+    return [intercept, growth * (1.0 - effect), growth * (loss * effect - shared["slowing"])]
 
 
-def coefficient_covariance(shared, growth, omega_effect, bend: float):
+def coefficient_covariance(shared, growth, omega_effect, loss, bend: float):
     """Covariance of ``(eta, s, c)``, 3 x 3 arrays [S]: the mouse, and the spread of the effect over PDX models.
 
     The mouse's own deviation is ``delta t + zeta (q(t) - bend t)``: delta is its mean rate over the reference days,
@@ -32,8 +35,8 @@ def coefficient_covariance(shared, growth, omega_effect, bend: float):
     together = both * mouse * curve
     # per unit of growth squared
     rate = mouse**2 - 2.0 * bend * together + (bend * curve) ** 2 + omega_effect**2
-    cross = together - bend * curve**2 - shared["loss"] * omega_effect**2
-    curvature = curve**2 + (shared["loss"] * omega_effect) ** 2
+    cross = together - bend * curve**2 - loss * omega_effect**2
+    curvature = curve**2 + (loss * omega_effect) ** 2
     square = growth**2
     intercept = jnp.broadcast_to(shared["omega_intercept"] ** 2, growth.shape)
     return [
@@ -43,10 +46,10 @@ def coefficient_covariance(shared, growth, omega_effect, bend: float):
     ]
 
 
-def effect_loading(shared, growth, omega_effect):
+def effect_loading(growth, omega_effect, loss):
     """Covariance of ``(eta, s, c)`` with the effect of the cell, three arrays [S]."""
     variance = growth * omega_effect**2
-    return [jnp.zeros_like(growth), -variance, shared["loss"] * variance]
+    return [jnp.zeros_like(growth), -variance, loss * variance]
 
 
 class CurveDensity(NamedTuple):
@@ -59,10 +62,11 @@ class CurveDensity(NamedTuple):
     effect: jax.Array  # [S] mean of the effect of the cell, 0 for controls
     spread: jax.Array  # [S] its SD, 0 where it is given
     loading: Vector  # its covariance with the coefficients
+    loss: jax.Array  # [S] fraction of the effect that is lost in the end
 
-    def moved(self, shared, growth, by) -> CurveDensity:
+    def moved(self, growth, by) -> CurveDensity:
         """The same mice under an effect that is larger by `by` [S], with the same covariances."""
-        direction = [jnp.zeros_like(growth), -growth, shared["loss"] * growth]
+        direction = [jnp.zeros_like(growth), -growth, self.loss * growth]
         whitened, gained = self.whitened.moved(direction, by)
         return self._replace(
             mean=[mean + by * along for mean, along in zip(self.mean, direction, strict=True)],
@@ -72,7 +76,9 @@ class CurveDensity(NamedTuple):
         )
 
 
-def curve_density(shared, curves: Curves, ln_sigma, growth, bend: float, part: slice, effect, spread) -> CurveDensity:
+def curve_density(
+    shared, curves: Curves, ln_sigma, growth, bend: float, part: slice, loss, effect, spread
+) -> CurveDensity:
     """Density of the curves of one part of the mice.
 
     Parameters
@@ -85,14 +91,14 @@ def curve_density(shared, curves: Curves, ln_sigma, growth, bend: float, part: s
         See :func:`vtrial.growth_laws.reference_bend`.
     part
         Which mice.
-    effect, spread
-        Mean and SD of the effect on those mice.
+    loss, effect, spread
+        Fraction of the effect that is lost in the end on those mice, mean and SD of the effect.
     """
-    mean = coefficient_mean(shared, growth[part], effect)
-    covariance = coefficient_covariance(shared, growth[part], spread, bend)
+    mean = coefficient_mean(shared, growth[part], effect, loss)
+    covariance = coefficient_covariance(shared, growth[part], spread, loss, bend)
     triangle, (*coefficients, residual) = unrolled(curves.triangle[part], 2), unrolled(curves.statistics[part])
     marginal = LinearGaussianMarginal(mean, covariance, ln_sigma[part], triangle, curves.num_measurements[part])
     whitened = marginal.whiten(coefficients)
     density = marginal.log_density(whitened, residual) + curves.log_jacobian[part]
-    loading = effect_loading(shared, growth[part], spread)
-    return CurveDensity(mean, covariance, whitened, density, effect, spread, loading)
+    loading = effect_loading(growth[part], spread, loss)
+    return CurveDensity(mean, covariance, whitened, density, effect, spread, loading, loss)

@@ -263,7 +263,8 @@ def share_adaptation(states: Any) -> Any:
     """States that go on with the mean variances and the median step size of all chains.
 
     Each chain learns thousands of variances from a few hundred draws, and the noise of that decides whether a
-    trajectory takes 31 or 127 steps. Nothing adapts after warm-up: what the chains share by then is fixed.
+    trajectory takes 31 or 127 steps. Within the warm-up each chain goes on to adapt the step size, to the variances
+    that it has now; at its end both are fixed.
     """
     adapted = states.adapt_state
     steps, variances = np.asarray(adapted.step_size), np.asarray(adapted.inverse_mass_matrix)
@@ -300,7 +301,7 @@ def sample_blocks(
     checkpoint
         Takes each block with the states after it; what it holds already is not computed again.
     num_warmup
-        Of these iterations; the chains share what they have adapted at :func:`sharing_times`.
+        Iterations of the warm-up; the chains share what they have adapted at :func:`sharing_times`.
     """
     done, sharing = 0, sharing_times(num_warmup) if num_warmup else []
     while done < len(wanted):

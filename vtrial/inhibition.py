@@ -3,7 +3,7 @@
 A patient of the trial is a new PDX model whose effects are carried over; here the same model stays a mouse. Under an
 effect rho that removes that fraction of the growth g
 
-    ln V(t)/V(0) = g (1 - rho) t + g (loss rho - slowing) q(t)      (so too other `growth_laws`)
+    ln V(t)/V(0) = g (1 - rho) t + g (loss_a rho - slowing) q(t)    (so too other `growth_laws`)
     TGI(t)       = 1 - (V(t)/V(0) - 1) / (V_control(t)/V_control(0) - 1)
 
 so that 100 % is stasis and more is shrinkage. It is the curve of the model, the mean of many mice: neither the spread
@@ -27,7 +27,7 @@ from vtrial.growth_laws import fixed_course, time_courses
 from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws
 from vtrial.translation import CohortPlan
-from vtrial.treatment import combine
+from vtrial.treatment import combine, loss_of_arm
 
 #: new PDX models of each draw
 NUM_MODELS = 500
@@ -112,10 +112,11 @@ def inhibition(
         jax.random.split(key, 3), (1, num_drugs, len(sets)), strict=True)]  # fmt: skip
     # which model is in which group must not hang on its growth
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 3), NUM_MODELS))
-    site = {name: jnp.asarray(draws.get(name), jnp.float32) for name in ("loss", "slowing", "mu_intercept")}
+    site = {name: jnp.asarray(draws.get(name), jnp.float32) for name in ("slowing", "mu_intercept")}
     mu_ln_growth = law.mu_ln_growth + engraftment_bias * law.omega_ln_growth**2
+    lost = loss_of_arm(plan.mouse_loss[:, None, :], plan.mouse_effect[:, None, :], np.asarray(given), np)
     terms = (mu_ln_growth, law.omega_ln_growth, law.effect_mean, law.effect_sd, law.phi, law.gamma,
-             law.omega_combination, site["loss"], site["slowing"], site["mu_intercept"],
+             law.omega_combination, jnp.asarray(lost, jnp.float32), site["slowing"], site["mu_intercept"],
              law.responder_share, law.responder_shift)  # fmt: skip
     deviates.append(jax.random.uniform(jax.random.fold_in(key, 4), (NUM_MODELS,)))
     found = _simulate(
@@ -147,10 +148,10 @@ def _simulate(terms, deviates, columns, given, day, *, shape):
             if share is not None:
                 effect = effect + jnp.where(responder_u < share, shift, 0.0)[:, None]
 
-            def of_set(present, z):
+            def of_set(present, z, lost):
                 joint = jax.vmap(combine, in_axes=(0, None, None, None))(effect, phi, gamma, present)
                 joint += jnp.where(jnp.sum(present) > 1, omega_combination * z, 0.0)
-                change = drift + growth * ((1.0 - joint) * t + (loss * joint - slowing) * waning)
+                change = drift + growth * ((1.0 - joint) * t + (lost * joint - slowing) * waning)
                 # of a model that does not grow untreated there is no growth to inhibit
                 tgi = jnp.where(
                     control > 0.0, 1.0 - jnp.expm1(change) / jnp.where(control > 0.0, control, 1.0), jnp.nan
@@ -158,7 +159,7 @@ def _simulate(terms, deviates, columns, given, day, *, shape):
                 shrinks = jnp.sum(change < 0.0)
                 return jnp.nanmedian(tgi), shrinks, jax.lax.dynamic_slice_in_dim(tgi, first, NUM_KEPT)
 
-            return jax.vmap(of_set)(given, combination_z.T)
+            return jax.vmap(of_set)(given, combination_z.T, loss)
 
         median, regressing, models = jax.vmap(of_column)(columns)
         return jnp.swapaxes(median, 0, 1), jnp.swapaxes(regressing, 0, 1), jnp.swapaxes(models, 0, 1)

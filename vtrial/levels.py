@@ -89,10 +89,17 @@ def shared_by_mice(prior: Prior, mean_ln_growth) -> dict[str, Any]:
         "omega_intercept": sample("omega_intercept", prior["growth.mouse.intercept_sd"]),
         "omega_mouse": relative("omega_mouse", prior["growth.mouse.ln_between_mice_relative"]),
         "omega_curvature": relative("omega_curvature", prior["growth.mouse.ln_curvature_sd"]),
-        "loss": sample("loss", prior["growth.mouse.loss"]),
         "slowing": sample("slowing", prior["growth.mouse.slowing"]),
         "correlation": sample("curvature_correlation", dist.Uniform(-0.99, 0.99)),
     }
+
+
+def losses(labels: Labels, prior: Prior):
+    """Sample the fraction of its effect that each drug loses in the end in each tumour type, [drug_type]."""
+    mean, between = sample("loss", prior["growth.mouse.loss"]), sample("omega_loss", prior["growth.mouse.loss_spread"])
+    with numpyro.plate("drug_type", len(labels.drug_type)):
+        z = sample("loss_drug_type_z", dist.Normal(0.0, 1.0))
+    return deterministic("loss_drug_type", mean + between * z)
 
 
 def residual_levels(labels: Labels, prior: Prior, scales: ScaleCoordinates, arm_type_type):

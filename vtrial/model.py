@@ -4,11 +4,13 @@ For measurement j of mouse i of PDX model m under arm a
 
     ln V_ij = eta_i + s_i t_ij + c_i q(t_ij) + eps_ij                   q(t) = t - (1 - exp(-loss_rate t)) / loss_rate
     s_i     = g_m (1 - rho_ma) + delta_i                                rate at day 0
-    c_i     = g_m (loss rho_ma - slowing) + zeta_i                      rate that comes back, or goes, as time passes
+    c_i     = g_m (loss_a rho_ma - slowing) + zeta_i                    rate that comes back, or goes, as time passes
 
 where ``eps_i`` is ``sigma_i`` times a process that forgets within weeks (:class:`vtrial.model_format.CurveShape`),
 with ``g_m`` the growth of the PDX model (log-normal about its tumour type), ``rho_ma`` the fraction of growth removed
 (normal about its drug x tumour type, drugs about their class; combinations by :func:`vtrial.treatment.combine`),
+``loss_a`` the fraction of it that is lost in the end (normal over drugs x tumour types; of combinations by
+:func:`vtrial.treatment.loss_of_arm`),
 ``delta_i`` and ``zeta_i`` the mouse, and one residual scale a mouse, about that of its arm in its tumour type
 (:mod:`vtrial.residual_scales`). ``(eta_i, s_i, c_i)`` is integrated out exactly
 (:mod:`vtrial.marginal`), and so is ``rho_ma`` wherever one mouse alone informs it. Another law of growth puts other
@@ -44,6 +46,7 @@ from vtrial.levels import (
     covariate_shifts,
     dose_strength,
     ln_residual_sd,
+    losses,
     population,
     shared_by_mice,
 )
@@ -52,6 +55,7 @@ from vtrial.panel import Combinations, Covariates, Curves, Panel, Sites
 from vtrial.residual_scales import ScaleCoordinates
 from vtrial.responders import log_density as log_density_of_effect
 from vtrial.responders import log_share_above, two_components
+from vtrial.treatment import loss_of_arm
 
 # numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
 sample: Any = numpyro.sample
@@ -127,6 +131,7 @@ def build_model(
             kind = arrays.pdx_model_type
             ln_growth = sample("ln_growth", dist.Normal(ln_growth_type[kind], omega_growth[kind]))
         shared = shared_by_mice(prior, jnp.mean(ln_growth))
+        loss = losses(labels, prior)
         ln_sigma = ln_residual_sd(labels, prior, arrays.scales, arrays.arm_type_type, curves.arm_type)
         growth = jnp.exp(ln_growth)[curves.pdx_model]
         density_of = partial(curve_density, shared, curves, ln_sigma, growth, bend)
@@ -173,20 +178,21 @@ def build_model(
         if dose is not None:
             mean, spread = mean * dose, spread * dose
         effect_single, spread_single = jnp.where(treated, mean, 0.0), spread
-        parts = [density_of(single, effect_single, spread_single)]
+        loss_single = loss[curves.drug_type[single]]
+        parts = [density_of(single, loss_single, effect_single, spread_single)]
 
         # the same mice, were all PDX models common responders: everything behind a density moves, no covariance does
         moved: list[CurveDensity] = []
         if summed_over:
             by = jnp.where(treated, common, 0.0)
             by = by if dose is None else by * dose
-            moved = [parts[0].moved(shared, growth[single], by)]
+            moved = [parts[0].moved(growth[single], by)]
 
         site_effect = site_mean
         if num_cells:
             # the effect behind a combination is drawn given its lone mouse, so that its z stays standard normal
             lone = jnp.maximum(sites.mouse, 0)
-            loading = effect_loading(shared, growth[lone], site_scale)
+            loading = effect_loading(growth[lone], site_scale, loss_single[lone])
             if dose is not None:  # the site's effect is that at the reference dose, the mouse has another
                 loading = [along * dose[lone] for along in loading]
             (learnt,), ((reduction,),) = parts[0].whitened.take(lone).condition([loading])
@@ -198,14 +204,18 @@ def build_model(
             deterministic("effect_site_scale", site_scale)
             joint, rest = rule(site_effect), slice(num_single, None)
             cell = curves.combination_cell[rest]
-            parts.append(density_of(rest, joint[cell], spread[cell]))
+            present = jnp.asarray(arrays.combinations.present)
+            drug_type = sites.drug_type[arrays.combinations.site]
+            alone = effect[drug_type] if cell_dose is None else effect[drug_type] * cell_dose
+            loss_cell = loss_of_arm(loss[drug_type], alone, present)
+            parts.append(density_of(rest, loss_cell[cell], joint[cell], spread[cell]))
             if summed_over:
                 (learnt,), _ = moved[0].whitened.take(lone).condition([loading])
                 mean = prior_mean + common + jnp.where(has_lone_mouse, learnt, 0.0)
                 by = rule(deterministic("effect_site_common", mean + site_scale * site_z)) - joint
                 deterministic("lone_density", parts[0].log_density[lone])
                 deterministic("lone_density_common", moved[0].log_density[lone])
-                moved.append(parts[1].moved(shared, growth[rest], by[cell]))
+                moved.append(parts[1].moved(growth[rest], by[cell]))
 
         elif num_sites:
             deterministic("effect_site", site_mean + site_scale * site_z)
@@ -234,7 +244,7 @@ def build_model(
                 own = site_effect[site] if dose is None else site_effect[site] * dose
                 effect_given = jnp.where(given, own, effect_single)
                 spread_given = jnp.where(given, 0.0, spread_single)
-                within[0] = density_of(single, effect_given, spread_given)
+                within[0] = density_of(single, loss_single, effect_given, spread_given)
             _record_mice(within, arrays.censored.mouse, hidden)
         if moved_density is None:
             deterministic("log_likelihood", log_density)

@@ -36,6 +36,7 @@ PRIORS = (
     "growth.mouse.ln_between_mice_relative",
     "growth.mouse.ln_curvature_sd",
     "growth.mouse.loss",
+    "growth.mouse.loss_spread",
     "growth.mouse.slowing",
     "growth.mouse.ln_residual_sd",
     "growth.mouse.ln_residual_between_types",

@@ -17,6 +17,8 @@ from vtrial.responders import SITES as OF_RESPONDERS
 _PRIOR: Mapping[str, str] = {
     "mu_ln_growth": "growth.mouse.ln_rate",
     "omega_ln_growth_type": "growth.mouse.between_types",
+    "loss": "growth.mouse.loss",
+    "omega_loss": "growth.mouse.loss_spread",
     "mu_effect": "classes.default.mean_effect",
     "omega_effect_class": "classes.default.between_classes",
     "omega_effect_drug": "classes.default.between_drugs",

@@ -8,7 +8,7 @@ the draws whose studies predict about the same are what would be believed after 
 
 The datum of a cell is the mean rate of ln volume over the reference days T = 28,
 
-    y_ma = g_m [1 - b slowing - rho_ma (1 - b loss)] + noise,    b = q(T) / T,
+    y_ma = g_m [1 - b slowing - rho_ma (1 - b loss_a)] + noise,   b = q(T) / T,
     var(noise) = (omega_mouse^2 g_m^2 + sigma^2 / S_tt) / n
 
 with all symbols those of the fit.
@@ -27,7 +27,6 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from vtrial.base import PatientLaw
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
 from vtrial.growth_laws import REFERENCE_DAYS, reference_bend, time_courses
@@ -36,8 +35,8 @@ from vtrial.model_format import CurveShape
 from vtrial.posterior import Draws, shape_of
 from vtrial.responders import SITES
 from vtrial.store import ORR_DRAWS, RunFolder
-from vtrial.translation import plan_cohort
-from vtrial.treatment import combine
+from vtrial.translation import CohortPlan, plan_cohort
+from vtrial.treatment import combine, loss_of_arm
 
 #: a study measures each mouse twice a week
 MEASUREMENT_DAYS = np.arange(0.0, REFERENCE_DAYS + 0.1, 3.5)
@@ -60,8 +59,10 @@ class MouseLaw(NamedTuple):
     omega_combination : ndarray [D]
     omega_mouse : ndarray [D]
         SD of a mouse's mean rate over the reference days, relative to growth.
-    retained, waned : ndarray [D]
-        ``1 - b slowing`` and ``1 - b loss``: what is left, on average over the reference days, of growth and effect.
+    retained : ndarray [D]
+        ``1 - b slowing``: what is left of growth on average over the reference days.
+    waned : ndarray [D, R + 1]
+        ``1 - b loss``: what is left of the effect of each drug, and of that of all together.
     sigma : ndarray [D]
         Root mean square residual SD of ln volume.
     prevalence : ndarray [B]
@@ -95,9 +96,11 @@ def residual_sd(draws: Draws, tumour_type: str) -> np.ndarray:
     return np.exp(mean + variance + draws.get("omega_ln_sigma_arm") ** 2 + draws.get("omega_ln_sigma") ** 2)
 
 
-def mouse_law(law: PatientLaw, draws: Draws, tumour_type: str, prevalence: np.ndarray, shape: CurveShape) -> MouseLaw:
-    """The part of a patients' law that mice inform, with the noise of mice from the same draws of the fit."""
+def mouse_law(plan: CohortPlan, draws: Draws, tumour_type: str, shape: CurveShape) -> MouseLaw:
+    """What mice inform of the patients' law of a plan, with the noise of mice from the same draws of the fit."""
+    law = plan.law
     bend = reference_bend(shape)
+    together = loss_of_arm(plan.mouse_loss, plan.mouse_effect, True, np)
     # a rate is seen through its time course: under a law that slows, through less than the days that pass
     seen_days = float(time_courses(np.float64(REFERENCE_DAYS), shape)[1])
     names = ("mu_ln_growth", "omega_ln_growth", "effect_mean", "effect_sd", "phi", "gamma", "omega_combination")
@@ -105,9 +108,9 @@ def mouse_law(law: PatientLaw, draws: Draws, tumour_type: str, prevalence: np.nd
         **{name: np.asarray(getattr(law, name), float) for name in names},
         omega_mouse=draws.get("omega_mouse"),
         retained=1.0 - bend * draws.get("slowing"),
-        waned=1.0 - bend * draws.get("loss"),
+        waned=1.0 - bend * np.column_stack([plan.mouse_loss, together]),
         sigma=residual_sd(draws, tumour_type) * (REFERENCE_DAYS / seen_days),
-        prevalence=np.asarray(prevalence, float),
+        prevalence=np.asarray(plan.prevalence, float),
         **{name: np.asarray(getattr(law, name), float) for name in SITES if getattr(law, name) is not None},
     )
 
@@ -157,7 +160,8 @@ def cell_rates(law: MouseLaw, normals: Normals) -> tuple[np.ndarray, np.ndarray]
     if effect.shape[-1] > 1:
         joint = np.asarray(_joint(*(jnp.asarray(x, jnp.float32) for x in (effect, law.phi, law.gamma))), float)
         arms.append(joint + law.omega_combination[:, None] * normals.combination)
-    rates = [growth * (law.retained[:, None] - law.waned[:, None] * rho) for rho in arms]
+    waned = [np.zeros(len(growth)), *law.waned.T]
+    rates = [growth * (law.retained[:, None] - left[:, None] * rho) for left, rho in zip(waned, arms, strict=False)]
     return np.stack(rates, axis=-1), growth
 
 
@@ -332,7 +336,7 @@ def next_study(
             *(key, alone, config.visits, draws, inputs.priors, inputs.experiment.data.aliases),
             engraftment_bias=config.engraftment_bias,
         )
-        law = mouse_law(plan.law, draws, cohort.tumour_type, np.asarray(plan.prevalence), shape_of(tree))
+        law = mouse_law(plan, draws, cohort.tumour_type, shape_of(tree))
         rate = data["rate"].isel(endpoint=0).sel(arm=arm, subgroup=subgroup).to_numpy().astype(float)
         patients = int(data["num_patients"].sel(subgroup=subgroup))
     table = preposterior(np.random.default_rng(seed), law, rate, patients, num_models, num_mice, repeats)

@@ -29,8 +29,8 @@ from vtrial.priors import Priors
 from vtrial.response import CR, MRECIST_PDXE, PR, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
 from vtrial.table import cells_of, content_of, fold
-from vtrial.translation import PriorSampler, drug_effect, pair_rule, type_growth
-from vtrial.treatment import combine, joint_effect
+from vtrial.translation import PriorSampler, drug_effect, drug_loss, pair_rule, type_growth
+from vtrial.treatment import combine, joint_effect, loss_of_arm
 
 COLUMNS = ("tumour_type", "pdx_model", "arm")
 #: new mice per posterior draw and pair: the probability of a pair averages over them
@@ -108,10 +108,11 @@ def predict_pairs(
     effect = np.stack([known.joint(*row) for row in rows], axis=1)
     scales = [known.ln_sigma(*row) for row in zip(pairs["tumour_type"], pairs["arm"], strict=True)]
     ln_sigma = np.stack(scales, axis=1)
+    loss = np.stack([known.loss(tumour_type, drugs) for tumour_type, _, drugs in rows], axis=1)
     responds = _respond(
         key_mice,
         mouse_law(draws),
-        *(jnp.asarray(of_pairs, jnp.float32) for of_pairs in (growth, effect, ln_sigma)),
+        *(jnp.asarray(of_pairs, jnp.float32) for of_pairs in (growth, effect, loss, ln_sigma)),
         stopping,
         shape=shape_of(tree),
     )
@@ -237,16 +238,30 @@ class _KnownModels:
         z = self._sampler.normal(f"residual scale of {' + '.join(drugs) or fold(arm)} in {tumour_type}")
         return of_type + self._draws.get("omega_ln_sigma_arm") * z
 
+    def loss(self, tumour_type: str, drugs: tuple[str, ...]) -> np.ndarray:
+        """Fraction of the effect of an arm that is lost in the end, [D]."""
+        if not drugs:
+            return np.zeros(self._draws.size)
+        known = [self._dose(drug) for drug in drugs]
+        fitted = (tumour_type, self._draws, self._sampler, self._priors, self._aliases)
+        own = np.stack([drug_loss(drug, *fitted) for drug, _ in known], axis=1)
+        alone = [self._law_of(tumour_type, drug)[0] * (1.0 if dose is None else dose) for drug, dose in known]
+        return loss_of_arm(own, np.stack(alone, axis=1), True, np)
+
+    def _law_of(self, tumour_type: str, drug: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and spread over PDX models of the effect of a drug at the reference dose, [D] each."""
+        if (tumour_type, drug) not in self._law:
+            law = drug_effect(drug, tumour_type, self._draws, self._sampler, self._priors, self._aliases)
+            self._law[tumour_type, drug] = law[:2]
+        return self._law[tumour_type, drug]
+
     def effect(self, tumour_type: str, model: str, drug: str) -> np.ndarray:
         """Effect of a drug at the reference dose."""
         if (model, drug) in self._at_reference:
             return self._at_reference[model, drug][1]
         if (model, (drug,)) in self._effect:
             return self._effect[model, (drug,)]
-        if (tumour_type, drug) not in self._law:
-            law = drug_effect(drug, tumour_type, self._draws, self._sampler, self._priors, self._aliases)
-            self._law[tumour_type, drug] = law[:2]
-        mean, spread = self._law[tumour_type, drug]
+        mean, spread = self._law_of(tumour_type, drug)
         if self._covariates is not None:
             mean = mean + self._shift(tumour_type, model, drug)
         if "responder_share" in self._draws:
@@ -300,16 +315,16 @@ _at_doses = jax.jit(jax.vmap(joint_effect))
 
 
 @partial(jax.jit, static_argnames=("shape",))
-def _respond(key, laws: MouseLaw, growth, effect, ln_sigma, stopping: StoppingRule, *, shape: CurveShape):
+def _respond(key, laws: MouseLaw, growth, effect, loss, ln_sigma, stopping: StoppingRule, *, shape: CurveShape):
     """Whether each of the new mice responds, [D, mice, pairs]."""
     day = stopping.gap_days * jnp.arange(NUM_MEASUREMENTS, dtype=jnp.float32)
 
     def one_draw(each):
-        key, law, growth, effect, ln_sigma = each
+        key, law, growth, effect, loss, ln_sigma = each
 
         def one_mouse_each(key):
             key_mouse, key_stop = jax.random.split(key)
-            measured = log_volume(key_mouse, law, growth, effect, ln_sigma, day, shape)
+            measured = log_volume(key_mouse, law, growth, effect, loss, ln_sigma, day, shape)
             valid = stay(key_stop, stopping, measured, day)
             read = partial(mrecist_curve, rule=MRECIST_PDXE)
             code = mrecist_class(*jax.vmap(read, in_axes=(0, None, 0))(jnp.exp(measured), day, valid))
@@ -318,7 +333,7 @@ def _respond(key, laws: MouseLaw, growth, effect, ln_sigma, stopping: StoppingRu
         return jax.vmap(one_mouse_each)(jax.random.split(key, MICE_PER_DRAW))
 
     keys = jax.random.split(key, growth.shape[0])
-    return jax.lax.map(one_draw, (keys, laws, growth, effect, ln_sigma))
+    return jax.lax.map(one_draw, (keys, laws, growth, effect, loss, ln_sigma))
 
 
 def observed_pairs(dataset: Dataset, pairs: pd.DataFrame) -> pd.DataFrame:

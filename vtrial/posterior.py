@@ -24,6 +24,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "omega_effect": ("drug_type",),
     "ln_sigma_type": ("tumour_type",),
     "ln_sigma_arm": ("arm_type",),
+    "loss_drug_type": ("drug_type",),
     "ln_growth": ("pdx_model",),
     "phi": ("class_pair",),
     "gamma": ("class_pair",),
@@ -58,6 +59,7 @@ POPULATION = (
     "omega_curvature",
     "curvature_correlation",
     "loss",
+    "omega_loss",
     "slowing",
     "mu_ln_sigma",
     "omega_ln_sigma_type",
@@ -78,8 +80,9 @@ POPULATION = (
     "responder_share",
     "responder_shift",
 )
-#: what there is one of for every PDX model or arm: gated less strictly, the largest of many
-PDX_MODEL_LEVEL = ("ln_growth", "effect_site", "ln_sigma_arm")
+#: what there is one of for every PDX model, arm or drug x tumour type, of mice alone: gated less strictly, the largest
+#: of many
+PDX_MODEL_LEVEL = ("ln_growth", "effect_site", "ln_sigma_arm", "loss_drug_type")
 #: draws of cells and mice that are kept, spread evenly over all
 NUM_CELL_DRAWS = 400
 

@@ -20,7 +20,7 @@ from vtrial.posterior import Draws
 from vtrial.responders import SITES
 from vtrial.response import CR, MRECIST_PDXE, PR, MouseRule, mrecist_class, mrecist_curve
 from vtrial.stopping import StoppingRule, stay
-from vtrial.treatment import combine, joint_effect
+from vtrial.treatment import combine, joint_effect, loss_of_arm
 
 #: measurements simulated at most: 252 days at four days each; 28 of the 4,048 mice of PDXE were followed longer
 NUM_MEASUREMENTS = 64
@@ -51,7 +51,7 @@ class MouseLaw(NamedTuple):
     omega_mouse: Float[Array, ""]
     omega_curvature: Float[Array, ""]
     curvature_correlation: Float[Array, ""]
-    loss: Float[Array, ""]
+    loss_drug_type: Float[Array, " F"]
     slowing: Float[Array, ""]
     ln_sigma_arm: Float[Array, " G"]  # of the arms of tumour types in the fit
     omega_ln_sigma: Float[Array, ""]
@@ -90,10 +90,11 @@ def residual_root(day: Float[Array, " T"], shape: CurveShape) -> Float[Array, "T
     return jnp.linalg.cholesky((1.0 - white) * process + white * jnp.eye(day.shape[0], dtype=day.dtype))
 
 
-def log_volume(key: Array, law: MouseLaw, growth, effect, ln_sigma, day, shape: CurveShape):
+def log_volume(key: Array, law: MouseLaw, growth, effect, loss, ln_sigma, day, shape: CurveShape):
     """Measured ln volume of new mice, [N, T].
 
-    Given the growth (1/day) and the effect of their PDX models and the mean ln residual SD of their arm, [N] each.
+    Given the growth (1/day) and the effect of their PDX models, the fraction of the effect that is lost in the end, and
+    the mean ln residual SD of their arm, [N] each.
     """
     key_mouse, key_scale, key_noise = jax.random.split(key, 3)
     z = jax.random.normal(key_mouse, (3, *growth.shape), jnp.float32)
@@ -101,7 +102,7 @@ def log_volume(key: Array, law: MouseLaw, growth, effect, ln_sigma, day, shape: 
     intercept = law.mu_intercept + law.omega_intercept * z[0]
     bend = law.omega_curvature * (rho * z[1] + jnp.sqrt(1.0 - rho**2) * z[2])
     rate = growth * (1.0 - effect + law.omega_mouse * z[1] - reference_bend(shape) * bend)
-    curvature = growth * (law.loss * effect - law.slowing + bend)
+    curvature = growth * (loss * effect - law.slowing + bend)
     sigma = jnp.exp(ln_sigma + law.omega_ln_sigma * jax.random.normal(key_scale, growth.shape, jnp.float32))
     mean = jnp.stack([intercept, rate, curvature], axis=-1) @ time_courses(day, shape).T
     noise = jax.random.normal(key_noise, mean.shape, jnp.float32) @ residual_root(day, shape).T
@@ -151,14 +152,16 @@ def response_counts(
         key_model, key_mouse, key_stop = jax.random.split(key, 3)
         growth, effect = new_models(key_model, law, cells, member)
         ln_sigma = law.ln_sigma_arm[cells.arm_type[member]]
-        measured = log_volume(key_mouse, law, growth, effect, ln_sigma, day, shape)
+        alone = law.effect[cells.drug_type] if law.strength is None else law.effect[cells.drug_type] * law.strength
+        loss = loss_of_arm(law.loss_drug_type[cells.drug_type], alone, cells.present)[member]
+        measured = log_volume(key_mouse, law, growth, effect, loss, ln_sigma, day, shape)
         valid = stay(key_stop, stopping, measured, day)
         best, average = jax.vmap(partial(mrecist_curve, rule=rule), in_axes=(0, None, 0))(jnp.exp(measured), day, valid)
         code = mrecist_class(best, average)
         responds = ((code == CR) | (code == PR)).astype(jnp.int32)
         return jnp.zeros(cells.num_models.shape[0], jnp.int32).at[member].add(responds)
 
-    keys = jax.random.split(key, laws.loss.shape[0])
+    keys = jax.random.split(key, laws.slowing.shape[0])
     return jax.lax.map(one_draw, (keys, laws))
 
 

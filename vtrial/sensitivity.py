@@ -36,6 +36,7 @@ FIT_PRIORS: Mapping[str, str] = {
     "omega_ln_growth_type": "growth.mouse.between_types",
     "omega_ln_growth": "growth.mouse.between_models",
     "loss": "growth.mouse.loss",
+    "omega_loss": "growth.mouse.loss_spread",
     "slowing": "growth.mouse.slowing",
     "mu_effect": "classes.default.mean_effect",
     "omega_effect_class": "classes.default.between_classes",

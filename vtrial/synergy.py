@@ -26,6 +26,7 @@ from vtrial.combination_index import (
 )
 from vtrial.curve_density import coefficient_mean
 from vtrial.disk import whole
+from vtrial.doses import Dose
 from vtrial.errors import InputError
 from vtrial.experiment import load_resolved
 from vtrial.growth_laws import fixed_course, time_courses
@@ -33,6 +34,7 @@ from vtrial.inputs import marks, read_inputs
 from vtrial.posterior import Draws, shape_of
 from vtrial.store import RunFolder
 from vtrial.table import listed, nearest
+from vtrial.treatment import loss_of_arm
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,6 +74,8 @@ class Study(NamedTuple):
     ----------
     arms : dict of str to tuple of str
         The arm of "control", "combination" and of each drug -> its mice (`mouse_key`).
+    doses : dict of str to Dose or None
+        The dose of each drug, where it has one.
     days : array
         Days after the start on which any of these mice was measured.
     last_day : float
@@ -82,6 +86,7 @@ class Study(NamedTuple):
     pdx_model: str
     arm: str
     drugs: tuple[str, ...]
+    doses: dict[str, Dose | None]
     arms: dict[str, tuple[str, ...]]
     days: np.ndarray
     last_day: float
@@ -121,6 +126,7 @@ def studies_of(dataset: Dataset, pdx_model: str | None = None, arm: str | None =
                     str(model),
                     dataset.arm_name(drugs),
                     drugs,
+                    {drug: dataset.doses.get(drug) for drug in drugs},
                     {name: tuple(rows[held]["mouse_key"].unique()) for name, held in parts.items()},
                     np.unique(days[days > 0]),
                     float(min(rows[held]["day"].max() for held in parts.values())),
@@ -141,7 +147,8 @@ def study_curves(tree: xr.DataTree, study: Study) -> StudyCurves:
     effect = cells["effect"].to_numpy()
     model = draws.labels("pdx_model").index(study.pdx_model)
     growth = np.exp(np.asarray(draws.get("ln_growth"), np.float64)[:, model])
-    law = {name: np.asarray(draws.get(name), np.float64) for name in ("mu_intercept", "loss", "slowing")}
+    law = {name: np.asarray(draws.get(name), np.float64) for name in ("mu_intercept", "slowing")}
+    lost = _losses(draws, study)
     grid = np.arange(0.0, study.days[-1] + _STEP_DAYS, _STEP_DAYS)
     day = np.union1d(grid[grid <= study.days[-1]], study.days)
     courses, fixed = time_courses(day, shape_of(tree)), fixed_course(day, shape_of(tree))
@@ -150,11 +157,25 @@ def study_curves(tree: xr.DataTree, study: Study) -> StudyCurves:
         # several mice of a cell have one effect
         rho = np.asarray(effect[:, mouse[study.arms[name][0]]], np.float64)
         with jax.enable_x64(True):
-            log_volume = np.stack(coefficient_mean(law, growth, rho), axis=-1) @ courses.T + fixed
+            log_volume = np.stack(coefficient_mean(law, growth, rho, lost[name]), axis=-1) @ courses.T + fixed
         return log_volume - log_volume[:, :1]  # relative to day 0
 
     singles = np.stack([curve(drug) for drug in study.drugs], axis=1)
     return StudyCurves(day, curve("control"), singles, curve("combination"))
+
+
+def _losses(draws: Draws, study: Study) -> dict[str, np.ndarray]:
+    """Fraction of the effect of every arm of a study that is lost in the end, [D]."""
+    types = draws.labels("drug_type")
+    loss, effect = np.zeros((2, draws.size, len(study.drugs)))
+    for d, drug in enumerate(study.drugs):
+        dose = study.doses[drug]
+        index = types.index(f"{drug if dose is None else dose.drug} | {study.tumour_type}")
+        strength = draws.dose_strength(dose)
+        loss[:, d] = draws.get("loss_drug_type")[:, index]
+        effect[:, d] = draws.get("effect")[:, index] * (1.0 if strength is None else strength)
+    joint = loss_of_arm(loss, effect, True, np)
+    return {"control": np.zeros(draws.size), **dict(zip(study.drugs, loss.T, strict=True)), "combination": joint}
 
 
 def synergy_table(tree: xr.DataTree, studies: list[Study], level: float) -> pd.DataFrame:

@@ -62,6 +62,8 @@ class CohortPlan(NamedTuple):
     drugs: tuple[str, ...]
     arms: tuple[str, ...]
     origin: Mapping[str, str]  # drug -> where its effect comes from
+    mouse_effect: np.ndarray  # [D, R] mean effect over the PDX models of the type, whatever the subgroup
+    mouse_loss: np.ndarray  # [D, R] fraction of it that mice lose in the end
 
     def trial(self, draws: slice = slice(None)) -> Trial:
         """What is simulated, of some of the draws."""
@@ -106,6 +108,16 @@ def drug_effect(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler
         z = sampler.normal(f"spread of {own} in {tumour_type}")
         spread = np.exp(draws.get("mu_ln_omega_effect") + draws.get("omega_ln_omega_effect") * z)
     return mean, spread, origin
+
+
+def drug_loss(drug: str, tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors, aliases) -> np.ndarray:
+    """Fraction of a drug's effect that mice lose in the end in a tumour type, [D]."""
+    name = _fitted_name(drug, priors, draws.labels("drug"), aliases)
+    types = draws.labels("drug_type")
+    if name is not None and f"{name} | {tumour_type}" in types:
+        return draws.get("loss_drug_type")[:, types.index(f"{name} | {tumour_type}")]
+    z = sampler.normal(f"loss of effect of {priors.drug(drug).name} in {tumour_type}")
+    return draws.get("loss") + draws.get("omega_loss") * z
 
 
 def type_growth(tumour_type: str, draws: Draws, sampler: PriorSampler, priors: Priors):
@@ -231,9 +243,11 @@ def plan_cohort(
     prevalence = np.array([s.prevalence for s in cohort.subgroups.values()] or [1.0])
 
     own_name = {priors.drug(d).name: d for arm in cohort.arms for d in arm.drugs}
-    means, spreads, origin = [], [], {}
+    means, spreads, mouse_effect, mouse_loss, origin = [], [], [], [], {}
     for drug in drugs:
         mean, spread, origin[drug] = drug_effect(own_name[drug], cohort.tumour_type, draws, sampler, priors, aliases)
+        mouse_effect.append(mean)
+        mouse_loss.append(drug_loss(own_name[drug], cohort.tumour_type, draws, sampler, priors, aliases))
         drug_class = priors.drug_class(drug)
         means.append(mean[:, None] + _covariate_shift(cohort, drug_class, draws, sampler, priors, prevalence))
         if draws.labels("class_covariate"):  # subgroups that do not name a covariate hold tumours of any value of it
@@ -308,6 +322,8 @@ def plan_cohort(
         drugs=drugs,
         arms=tuple(arm.name for arm in cohort.arms),
         origin=origin,
+        mouse_effect=np.stack(mouse_effect, axis=1),
+        mouse_loss=np.stack(mouse_loss, axis=1),
     )
 
 

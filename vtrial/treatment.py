@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import combinations
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,32 @@ from jaxtyping import Array, Bool, Float
 
 #: half width, in units of the effect, over which max(a, b) is rounded off so that gradients exist
 SMOOTHING = 0.05
+
+
+def loss_of_arm(loss: Any, effect: Any, present: Any, xp: Any = jnp) -> Any:
+    """Fraction of the effect of an arm that is lost in the end: the mean over its drugs, by what each does alone.
+
+    Of a joint effect nobody knows which drug did how much. With these weights ``joint * loss = sum_d e_d loss_d`` where
+    effects add up: what was additive stays so as it wanes. An effect below `SMOOTHING` weighs about as much as that.
+
+    Parameters
+    ----------
+    loss
+        Of each drug.
+    effect
+        Mean effect of each drug alone over the PDX models of the tumour type, at its dose.
+    present
+        Which drugs belong to the arm; all three [..., drug].
+    xp
+        numpy or jax.numpy.
+
+    Returns
+    -------
+    array with the last axis gone; 0 for an arm without drugs.
+    """
+    weight = xp.where(present, xp.sqrt(xp.square(effect) + SMOOTHING**2), 0.0)
+    total = xp.sum(weight, axis=-1)
+    return xp.sum(weight * loss, axis=-1) / xp.where(total > 0.0, total, 1.0)
 
 
 def combine(

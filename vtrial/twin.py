@@ -78,17 +78,17 @@ def synthetic_twin(
         number += count
         for arm, size in zip(group["arm"], group["num_models"], strict=True):
             key, key_effect, key_mouse, key_stop = jax.random.split(key, 4)
-            effect = jnp.zeros(size, jnp.float32)
+            effect = loss = jnp.zeros(size, jnp.float32)
             for drug in dataset.arms[arm]:
                 index = drug_types.index(f"{dataset.substance(drug)} | {tumour_type}")
                 z = jax.random.normal(key_effect, (size,), jnp.float32)
-                effect = law.effect[index] + law.omega_effect[index] * z
+                effect, loss = law.effect[index] + law.omega_effect[index] * z, law.loss_drug_type[index]
                 if law.responder_share is not None:
                     effect = effect + common[:size]
                 if (strength := draws.dose_strength(dataset.doses.get(drug))) is not None:
                     effect = effect * strength[0].astype(np.float32)
             ln_sigma = law.ln_sigma_arm[draws.labels("arm_type").index(f"{arm} | {tumour_type}")]
-            measured = log_volume(key_mouse, law, growth[:size], effect, ln_sigma, day, shape)
+            measured = log_volume(key_mouse, law, growth[:size], effect, loss, ln_sigma, day, shape)
             kept = np.asarray(stay(key_stop, stopping, measured, day))
             volume = np.exp(np.asarray(measured, np.float64)).round(1)
             volume[volume <= dataset.detection_limit_mm3] = 0.0

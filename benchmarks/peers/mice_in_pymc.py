@@ -18,7 +18,8 @@ import pytensor.tensor as pt
 
 KEPT = (
     "mu_ln_growth", "ln_growth_type", "omega_ln_growth", "mu_effect", "effect", "omega_effect", "mu_intercept",
-    "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "slowing", "mu_ln_sigma",
+    "omega_intercept", "omega_mouse", "omega_curvature", "curvature_correlation", "loss", "omega_loss",
+    "loss_drug_type", "slowing", "mu_ln_sigma",
     "omega_ln_sigma_type", "omega_ln_sigma_arm", "omega_ln_sigma", "ln_sigma_arm",
 )  # fmt: skip
 
@@ -67,6 +68,8 @@ def build(data, priors) -> pm.Model:
         mouse = relative("omega_mouse", of("growth.mouse.ln_between_mice_relative"))
         curve = relative("omega_curvature", of("growth.mouse.ln_curvature_sd"))
         loss, slowing = prior("loss", of("growth.mouse.loss")), prior("slowing", of("growth.mouse.slowing"))
+        loss_spread = prior("omega_loss", of("growth.mouse.loss_spread"))
+        lost = pm.Deterministic("loss_drug_type", loss + loss_spread * pm.Normal("loss_z", 0, 1, shape=num_cells))
         both = pm.Uniform("curvature_correlation", -0.99, 0.99)
         mu_sigma = prior("mu_ln_sigma", of("growth.mouse.ln_residual_sd"))
         omega_sigma = prior("omega_ln_sigma", of("growth.mouse.ln_residual_spread"))
@@ -87,7 +90,7 @@ def build(data, priors) -> pm.Model:
         rest = pt.sqrt(curve**2 - cross**2)
         eta = start + omega_start * w[:, 0]
         s = growth * (1 - rho) + growth * rate * w[:, 1]
-        c = growth * (loss * rho - slowing) + growth * (cross * w[:, 1] + rest * w[:, 2])
+        c = growth * (lost[data["drug_type"]] * rho - slowing) + growth * (cross * w[:, 1] + rest * w[:, 2])
         coefficient = pt.stack([eta, s, c], axis=1)
         off = data["statistics"][:, :3] - (data["triangle"] * coefficient[:, None, :]).sum(axis=2)
         squares = (off**2).sum(axis=1) + data["statistics"][:, 3]

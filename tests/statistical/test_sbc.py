@@ -77,6 +77,7 @@ LOGNORMAL = {
     "growth.mouse.between_types": (np.log(0.25), 0.3),
     "growth.mouse.between_models": (np.log(0.3), 0.25),
     "growth.mouse.intercept_sd": (np.log(0.2), 0.3),
+    "growth.mouse.loss_spread": (np.log(0.15), 0.3),
     "growth.mouse.ln_residual_between_types": (np.log(0.2), 0.3),
     "growth.mouse.ln_residual_between_arms": (np.log(0.2), 0.3),
     "growth.mouse.ln_residual_spread": (np.log(0.3), 0.3),
@@ -191,6 +192,7 @@ def simulate(
         "omega_curvature": np.exp(p["growth.mouse.ln_curvature_sd"]),
         "curvature_correlation": rng.uniform(-0.99, 0.99),
         "loss": p["growth.mouse.loss"],
+        "omega_loss": p["growth.mouse.loss_spread"],
         "slowing": p["growth.mouse.slowing"],
         "mu_ln_sigma": p["growth.mouse.ln_residual_sd"],
         "omega_ln_sigma_type": p["growth.mouse.ln_residual_between_types"],
@@ -212,7 +214,7 @@ def simulate(
         t |= {f"covariate_effect[{k}]": value for k, value in enumerate(beta)}
     if responders:
         t |= {"responder_share": rng.beta(*SHARE), "responder_shift": np.exp(rng.normal(*LN_SHIFT))}
-    mean, spread = {}, {}
+    mean, spread, loss = {}, {}, {}
     for d, drug in enumerate(("A", "B")):
         of_class = rng.normal(t["mu_effect"], t["omega_effect_class"])
         of_drug = rng.normal(of_class, t["omega_effect_drug"])
@@ -220,6 +222,8 @@ def simulate(
         for k, kind in enumerate(("T1", "T2")):
             mean[drug, kind] = rng.normal(of_drug, t["omega_effect_type"])
             spread[drug, kind] = np.exp(rng.normal(t["mu_ln_omega_effect"], t["omega_ln_omega_effect"]))
+            loss[drug, kind] = rng.normal(t["loss"], t["omega_loss"])
+            t |= {f"loss_drug_type[{2 * d + k}]": loss[drug, kind]}
             t |= {f"effect[{2 * d + k}]": mean[drug, kind], f"omega_effect[{2 * d + k}]": spread[drug, kind]}
     of_type, between = {}, {}
     for k, kind in enumerate(("T1", "T2")):
@@ -267,7 +271,10 @@ def simulate(
             + bending * g * (waning - bend * straight)
             - t["slowing"] * g * waning
         )
-        killed = rho * g * (straight - t["loss"] * waning)
+        parts = arm.split(" + ") if rho else []
+        weight = [np.hypot(mean[part[0], kind] * at_dose(part, t), SMOOTHING) for part in parts]
+        lost = np.average([loss[part[0], kind] for part in parts], weights=weight) if rho else 0.0
+        killed = rho * g * (straight - lost * waning)
         sigma = np.exp(rng.normal(of_arm[arm, kind], t["omega_ln_sigma"]))
         curves[mouse] = fixed + start * level + grown - killed + sigma * ROOT @ rng.normal(size=len(DAYS))
     t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
@@ -499,10 +506,10 @@ def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
     assert not outside(names, ranks, FAMILY_WISE)
 
 
-def wrong_sign(shared, growth, effect):
+def wrong_sign(shared, growth, effect, loss):
     """The mean of the coefficients with the waning of the effect subtracted, not added."""
     intercept = jnp.broadcast_to(shared["mu_intercept"], growth.shape)
-    return [intercept, growth * (1.0 - effect), -growth * (shared["loss"] * effect - shared["slowing"])]
+    return [intercept, growth * (1.0 - effect), -growth * (loss * effect - shared["slowing"])]
 
 
 @pytest.mark.slow

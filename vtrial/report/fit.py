@@ -46,6 +46,7 @@ PRIOR_OF: Mapping[str, tuple[str, bool]] = {
     "omega_mouse": ("growth.mouse.between_mice_relative", False),
     "omega_curvature": ("growth.mouse.curvature_sd", False),
     "loss": ("growth.mouse.loss", False),
+    "omega_loss": ("growth.mouse.loss_spread", False),
     "slowing": ("growth.mouse.slowing", False),
     "mu_ln_sigma": ("growth.mouse.residual_sd", True),
     "omega_ln_sigma_type": ("growth.mouse.ln_residual_between_types", False),
