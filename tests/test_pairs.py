@@ -133,15 +133,23 @@ def test_what_the_fit_knows_of_a_model_decides(dataset, priors, nobody_leaves):
     assert strong["probability"].tolist() == [1.0, 0.0, 1.0]
 
 
-def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, priors, nobody_leaves, monkeypatch):
+@pytest.fixture
+def spied(monkeypatch) -> dict[str, list[np.ndarray]]:
+    """What the new mice are given [D, pairs], one entry a prediction, in the place of their simulation."""
+    given: dict[str, list[np.ndarray]] = {"loss": [], "ln_sigma": []}
+
+    def respond(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
+        given["loss"].append(np.asarray(loss))
+        given["ln_sigma"].append(np.asarray(ln_sigma))
+        return jnp.zeros((DRAWS, 1, loss.shape[1]), bool)
+
+    monkeypatch.setattr("vtrial.pairs._respond", respond)
+    return given
+
+
+def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, priors, nobody_leaves, spied):
     """An arm that the fit has in that type has its own; another that of the type, with the spread of arms."""
-    given = []
-
-    def spied(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
-        given.append(np.asarray(ln_sigma))
-        return jnp.zeros((DRAWS, 1, ln_sigma.shape[1]), bool)
-
-    monkeypatch.setattr("vtrial.pairs._respond", spied)
+    given = spied["ln_sigma"]
     scales = {"ln_sigma_arm": [-1.0, -2.0, -3.0], "ln_sigma_type": [-1.5, -2.5], "mu_ln_sigma": -4.0}
     rows = [("T1", "M1", "trametinib"), ("T2", "M3", "trametinib"), ("T2", "M3", "BYL719"), ("T3", "new", "trametinib")]
     predict(posterior(**scales), dataset, priors, nobody_leaves, *rows)
@@ -165,15 +173,9 @@ def test_residuals_are_those_of_the_arm_or_about_those_of_the_type(dataset, prio
     assert abs(given[3][:, 2].std() / 0.5 - 1) < 5 / np.sqrt(2 * DRAWS) and np.all(given[3][:, :2] == np.float32(-2.5))
 
 
-def test_what_is_lost_is_that_of_the_drugs_of_the_arm(dataset, priors, nobody_leaves, monkeypatch):
-    """As fitted where the fit has the drug in that type, else about the mean of all; a combination has their mean."""
-    given = []
-
-    def spied(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
-        given.append(np.asarray(loss))
-        return jnp.zeros((DRAWS, 1, loss.shape[1]), bool)
-
-    monkeypatch.setattr("vtrial.pairs._respond", spied)
+def test_what_is_lost_is_that_of_the_drugs_of_the_arm(dataset, priors, nobody_leaves, spied):
+    """As fitted where the fit has the drug in that type, else about the mean of all; combined by effect."""
+    given = spied["loss"]
     lost = {"loss_drug_type": [0.2, 0.6, 0.9], "loss": 0.5, "effect": [0.12, 0.0, 0.0]}
     by_effect = (0.13 * 0.2 + 0.05 * 0.6) / 0.18  # 5, 12, 13; no effect weighs 0.05
     rows = [("T1", "M1", "trametinib"), ("T2", "M3", "trametinib"), ("T1", "M1", "BYL719 + trametinib")]
@@ -187,14 +189,8 @@ def test_what_is_lost_is_that_of_the_drugs_of_the_arm(dataset, priors, nobody_le
     np.testing.assert_allclose(given[1][:, 5], (given[1][:, 3] + 0.9) / 2, rtol=1e-5)
 
 
-def test_controls_of_two_names_have_their_own_residuals(tmp_path, priors, nobody_leaves, monkeypatch):
-    given = []
-
-    def spied(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
-        given.append(np.asarray(ln_sigma)[0])
-        return jnp.zeros((DRAWS, 1, ln_sigma.shape[1]), bool)
-
-    monkeypatch.setattr("vtrial.pairs._respond", spied)
+def test_controls_of_two_names_have_their_own_residuals(tmp_path, priors, nobody_leaves, spied):
+    given = spied["ln_sigma"]
     lines = ["study,tumour_type,pdx_model,mouse,arm,day,volume_mm3"]
     for arm in ("vehicle", "BYL719", "untreated"):
         lines += [f"S,T1,M1,{arm},{arm},{day},200" for day in (0, 7, 14)]
@@ -206,7 +202,7 @@ def test_controls_of_two_names_have_their_own_residuals(tmp_path, priors, nobody
     values["ln_sigma_arm"] = values["ln_sigma_arm"] * 0.0 + np.array([-1.0, -2.0, -3.0])
     tree["posterior"] = values
     predict(tree, table, priors, nobody_leaves, ("T1", "M1", "vehicle"), ("T1", "M1", "untreated"))
-    assert given[0].tolist() == [-3.0, -2.0]
+    assert given[0][0].tolist() == [-3.0, -2.0]
 
 
 def test_an_unseen_combination_follows_its_rule(dataset, priors, nobody_leaves):

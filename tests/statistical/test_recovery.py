@@ -153,12 +153,12 @@ def test_truths_lie_inside_their_intervals(tmp_path, law, responders):
     values = result.values
     if responders == "common":
         values = drawn(jax.random.key(22), values, panel.sites.pdx_model)
-        # six drugs, each with a spread of 0.3 and known to about 0.25: the shift is 5.6 SD of what their mean says, or
-        # a little less: growth is not known either. One model of forty may be in doubt, not two
+        # six drugs, each with a spread of 0.3 and known to about 0.25: the shift is 5.6 SD of what their mean says, the
+        # log likelihood ratio +-15.7 with SD 5.6. Less than 0.9 is given to the truth of a responder with probability
+        # 0.015, of another with 0.004: 0.25 of the forty, and two or more of them in 3 % of such data
         probability = values["responder_probability"].mean((0, 1))
         is_one = np.array([int(model[1:]) % EVERY == 0 for model in panel.labels.pdx_model])
-        of_truth = np.sort(np.where(is_one, probability, 1.0 - probability))
-        assert of_truth[1] > 0.9 and of_truth[0] > 0.05
+        assert (np.where(is_one, probability, 1.0 - probability) < 0.9).sum() < 2
     draws = {}
     for name, value in values.items():
         for i in range(value.shape[2]) if value.ndim == 3 else [None]:
