@@ -118,11 +118,11 @@ def planted(protocol: Protocol) -> pd.DataFrame:
         f"ln_growth_type[{kind}]": float(np.log(growth.median_per_day)),
         f"omega_ln_growth[{kind}]": growth.between_models,
         "omega_mouse": growth.between_mice,
+        "loss": growth.loss,
         "slowing": growth.slowing,
     }
     for name, drug in protocol.drugs.items():
         truth |= {f"effect[{name} | {kind}]": drug.effect, f"omega_effect[{name} | {kind}]": drug.spread}
-        truth[f"loss_drug_type[{name} | {kind}]"] = growth.loss
     together = [protocol.drugs_of(arm) for arm in protocol.study.arms]
     classes = load_priors().drug_class
     for pair in sorted({(a, b) for drugs in together for a in drugs for b in drugs if a < b}):
