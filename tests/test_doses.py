@@ -19,7 +19,7 @@ from vtrial.errors import InputError
 from vtrial.experiment import load_experiment
 from vtrial.inputs import dose_response, read_inputs
 from vtrial.model_format import CurveShape
-from vtrial.pairs import predict_pairs
+from vtrial.pairs import Rule, predict_pairs
 from vtrial.posterior import Draws
 from vtrial.predict import cells_of_arms, mouse_law, new_models, strengths
 from vtrial.priors import load_priors
@@ -305,8 +305,8 @@ def nobody_leaves() -> StoppingRule:
     return StoppingRule(jnp.zeros(size).at[0].set(-50.0), 3.0)
 
 
-def predicted(tree, dataset, rule, *rows: tuple[str, str, str], by_rule: bool = False):
-    found = predict_pairs(jax.random.key(1), tree, dataset, pairs_of(*rows), load_priors(()), rule, by_rule=by_rule)
+def predicted(tree, dataset, stopping, *rows: tuple[str, str, str], rule: Rule | None = None):
+    found = predict_pairs(jax.random.key(1), tree, dataset, pairs_of(*rows), load_priors(()), stopping, rule=rule)
     return found.pairs
 
 
@@ -332,7 +332,7 @@ def test_combinations_follow_the_rule_at_their_doses(dosed, nobody_leaves):
     assert found["probability"].tolist() == [1.0, 0.0]
     rows = [("T2", "M3", "trametinib 3 mg/kg + BYL719")]
     assert predicted(dosed_posterior(), dosed, nobody_leaves, *rows)["probability"].tolist() == [1.0]
-    assert predicted(dosed_posterior(), dosed, nobody_leaves, *rows, by_rule=True)["probability"].tolist() == [0.0]
+    assert predicted(dosed_posterior(), dosed, nobody_leaves, *rows, rule="fitted")["probability"].tolist() == [0.0]
 
 
 def test_a_dose_in_another_unit_or_of_a_drug_at_one_dose_is_refused(dosed, nobody_leaves, tmp_path):

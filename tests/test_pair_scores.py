@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vtrial.pair_scores import FLOOR, interval_score, log_score, pair_scores, rate_of_others
+from vtrial.pair_scores import FLOOR, interval_score, log_score, pair_scores, rate_of_others, rule_scores
 
 
 def test_interval_score_by_hand():
@@ -86,3 +86,22 @@ def test_difference_from_the_null_covers_zero_for_equals_and_not_for_a_seer():
     assert same["value"] == pytest.approx(0.0, abs=1e-12) and same["low"] <= 0.0 <= same["high"]
     seer = difference(np.where(responds, 0.9, 0.1))
     assert seer["value"] < seer["high"] < 0.0
+
+
+def test_rules_side_by_side_by_hand():
+    """Every rule has its own scores; the difference is to the first, mouse by mouse, and of the first itself 0."""
+    first, second = tables([0.6, 0.5, 0.4, 0.3, 0.2]), tables([0.5] * 5)
+    found = rule_scores({"fitted": first, "coin": second}, OBSERVED).set_index("rule")
+    for rule, (arms, pairs) in {"fitted": first, "coin": second}.items():
+        own = pair_scores(arms, pairs, OBSERVED).set_index("score")["value"]
+        for name in ("mean_absolute_error", "mean_error", "misses", "interval_score", "log_score"):
+            assert found.loc[rule, name] == own[name]
+    assert found.loc["coin", "log_score"] == pytest.approx(np.log(2))
+    gain = found.loc["fitted", "log_score"] - np.log(2)
+    coin = found.loc["coin"]
+    assert coin["log_score_difference"] == pytest.approx(gain) and coin["low"] < gain < coin["high"]
+    # whole PDX models are drawn, three of them: the largest and smallest resample is one model alone
+    p = [np.log(2 * 0.6), np.log(2 * 0.4), np.log(2 * 0.5), np.log(2 * 0.6), np.log(2 * 0.7), np.log(2 * 0.8)]
+    of_model = [-np.mean([p[0], p[1], p[4]]), -np.mean([p[2], p[5]]), -p[3]]
+    assert min(of_model) <= coin["low"] and coin["high"] <= max(of_model) + 1e-12
+    assert found.loc["fitted", ["log_score_difference", "low", "high"]].tolist() == [0.0, 0.0, 0.0]

@@ -114,8 +114,8 @@ def pairs_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tumour_type", "pdx_model", "arm"])
 
 
-def predict(tree, dataset, priors, rule, *rows, by_rule=False):
-    found = predict_pairs(jax.random.key(1), tree, dataset, pairs_of(*rows), priors, rule, by_rule=by_rule)
+def predict(tree, dataset, priors, stopping, *rows, rule=None):
+    found = predict_pairs(jax.random.key(1), tree, dataset, pairs_of(*rows), priors, stopping, rule=rule)
     return found.pairs.set_index(["pdx_model", "arm"])
 
 
@@ -221,8 +221,38 @@ def test_a_combination_that_the_model_had_is_as_fitted(dataset, priors, nobody_l
     assert found["probability"].tolist() == [0.0] * 3 and found["in_sample"].all()
     # the rule alone: the stronger drug leads, to which M1 responds; what M1 shows under one drug stays as fitted
     rows += [("T1", "M1", "trametinib"), ("T1", "M2", "trametinib")]
-    ruled = predict(posterior(), dataset, priors, nobody_leaves, *rows, by_rule=True)
+    ruled = predict(posterior(), dataset, priors, nobody_leaves, *rows, rule="fitted")
     assert ruled["probability"].tolist() == [1.0, 1.0, 1.0, 1.0, 0.0] and ruled["in_sample"].all()
+
+
+def test_the_fixed_rules_are_their_definitions(dataset, priors, nobody_leaves, monkeypatch):
+    """BYL719 has 0.9, trametinib 3.0 in M1 and 0.6 in a new model. No fixed rule knows of phi, gamma, or a spread."""
+    given = {}
+
+    def respond(key, laws, growth, effect, loss, ln_sigma, stopping, *, shape):
+        given.update(effect=np.asarray(effect), loss=np.asarray(loss), ln_sigma=np.asarray(ln_sigma))
+        return jnp.asarray(effect[:, None] > 0.8)
+
+    monkeypatch.setattr("vtrial.pairs._respond", respond)
+    fitted = {"phi": [0.7], "gamma": [0.4], "omega_combination": 0.3, "loss_drug_type": [0.2, 0.6, 0.9]}
+    tree = posterior(**fitted, effect=[0.9, 0.6, 0.0], ln_sigma_arm=[-1.0, -2.0, -3.0])
+    both = "BYL719 + trametinib"
+    rows = [("T1", "M1", both), ("T1", "new", both), ("T1", "new", "trametinib"), ("T1", "M1", "untreated")]
+    found = predict(tree, dataset, priors, nobody_leaves, *rows, rule="hsa")
+    of_mice = [3.0, 0.9, 0.6, 0.0]
+    np.testing.assert_allclose(given["effect"], np.broadcast_to(of_mice, (DRAWS, 4)), atol=1e-4)
+    np.testing.assert_allclose(given["loss"], np.broadcast_to([0.6, 0.2, 0.6, 0.0], (DRAWS, 4)), rtol=1e-6)
+    assert found["in_sample"].tolist() == [True, False, False, False]
+    predict(tree, dataset, priors, nobody_leaves, *rows, rule="bliss")
+    of_mice = [3.9, 1.5, 0.6, 0.0]
+    np.testing.assert_allclose(given["effect"], np.broadcast_to(of_mice, (DRAWS, 4)), atol=1e-4)
+    # one mouse for each drug of a combination, each with what its drug alone has; any of them makes the pair respond
+    apart = predict(tree, dataset, priors, nobody_leaves, *rows, rule="independent")
+    of_mice = [0.9, 3.0, 0.9, 0.6, 0.6, 0.0]
+    np.testing.assert_allclose(given["effect"], np.broadcast_to(of_mice, (DRAWS, 6)), atol=1e-4)
+    np.testing.assert_allclose(given["loss"][0], [0.2, 0.6, 0.2, 0.6, 0.6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(given["ln_sigma"][0, :5], [-1.0, -2.0, -1.0, -2.0, -2.0], rtol=1e-6)
+    assert apart["probability"].tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
 def test_a_drug_without_mice_comes_from_its_class(dataset, priors, nobody_leaves):

@@ -143,8 +143,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_the_whole_path(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(made_table(np.random.default_rng(0)))
     (tmp_path / "exp.yaml").write_text(EXPERIMENT)
+    wanted = "BRCA,PDX-0,alpelisib\nBRCA,new,BYL719 + trametinib\n"
+    (tmp_path / "pairs.csv").write_text("tumour_type,pdx_model,arm\n" + wanted)
     quick = ("run", "exp.yaml", "--quick")
-    first, again, other, fresh, same, fewer, refused, page, failed, design, study = commands(
+    first, again, other, fresh, same, fewer, refused, page, failed, design, study, pairs, left_out = commands(
         tmp_path,
         quick,
         quick,
@@ -158,8 +160,10 @@ def test_the_whole_path(tmp_path: Path) -> None:
         (*quick, "--set", "fit.gates.ess_bulk=1000000.0", "--out", "fresh"),
         ("design", "HOME", "--design", "simon", "--p0", "0.1", "--p1", "0.4", "--json"),
         ("next-study", "HOME", "--models", "3", "--mice", "2", "--repeats", "2", "--json"),
+        ("predict-mice", "HOME", "--pairs", "pairs.csv", "--out", "predicted"),
+        ("crossvalidate", "exp.yaml", "--quick", "--leave", "combinations-by-type", "--out", "left"),
     )
-    for told in (first, again, other, fresh, same, fewer, page, design, study):
+    for told in (first, again, other, fresh, same, fewer, page, design, study, pairs, left_out):
         assert told.code == 0, told.err
     for told in (refused, failed):
         assert "Traceback" not in told.err
@@ -180,9 +184,9 @@ def test_the_whole_path(tmp_path: Path) -> None:
     name = str(second.relative_to(tmp_path))
     for file in ("posterior.nc", "loo.csv"):
         assert other.files[f"{name}/{file}"] == first.files[f"{folder}/{file}"]
-    left_out = rows(home / "loo.csv")
-    assert [row["level"] for row in left_out] == ["pdx_model"] * 3 + ["mouse"] * 12
-    assert all(np.isfinite(float(row["elpd"])) for row in left_out)
+    densities = rows(home / "loo.csv")
+    assert [row["level"] for row in densities] == ["pdx_model"] * 3 + ["mouse"] * 12
+    assert all(np.isfinite(float(row["elpd"])) for row in densities)
     assert other.files[f"{name}/orr.csv"] != first.files[f"{folder}/orr.csv"]
     # a folder of the user's: nothing outside is reused, and equal seeds give equal bytes
     assert "warm-up" in fresh.err
@@ -208,6 +212,8 @@ def test_the_whole_path(tmp_path: Path) -> None:
     a_fit_that_does_not_pass(tmp_path / "fresh", failed)
     what_decisions_rest_on(json.loads(design.out), json.loads(study.out), rows(home / "orr.csv"))
     assert study.files == design.files and f"{folder}/designs/simon.png" in design.files
+    pairs_of_the_run(tmp_path / "predicted")
+    combinations_left_out(tmp_path / "left")
     # every column of every table of this folder, the design's among them, stands in docs/outputs.md
     assert undocumented(home) == {}
 
@@ -223,6 +229,36 @@ def what_decisions_rest_on(design: dict[str, Any], study: dict[str, Any], orr: l
     width = float(population["NA"]["q95"]) - float(population["NA"]["q05"])
     assert study["arm"] == "NA" and now["width"] == pytest.approx(width, rel=1e-6)
     assert (three["models"], three["mice"], three["mice_total"]) == (3, 2, 24) and known["models"] is None
+
+
+def pairs_of_the_run(folder: Path) -> None:
+    """One that the fit has seen, under another of its names, and one that it has not."""
+    arms, pairs = rows(folder / "arms.csv"), rows(folder / "pairs.csv")
+    assert list(arms[0]) == ["tumour_type", "arm", "num_models", "mean", "q05", "q95", "in_sample", "note"]
+    assert list(pairs[0]) == ["tumour_type", "pdx_model", "arm", "probability", "in_sample", "note"]
+    assert [row["in_sample"] for row in arms] == [row["in_sample"] for row in pairs] == ["True", "False"]
+    assert {row["note"] for row in (*arms, *pairs)} == {"quick; synthetic data"}
+    assert undocumented(folder) == {}
+
+
+def combinations_left_out(folder: Path) -> None:
+    """Three mice of the only combination, by four rules from one fit that has not seen them."""
+    (arm,), pairs, scores = (rows(folder / name) for name in ("arms.csv", "pairs.csv", "scores.csv"))
+    assert (arm["arm"], arm["num_models"], arm["in_sample"]) == ("BYL719 + trametinib", "3", "False")
+    assert {row["in_sample"] for row in pairs} == {"False"} and {row["note"] for row in pairs} == {arm["note"]}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (fold,) = manifest["folds"]
+    assert fold["fold"] == "combinations-BRCA" and fold["mice"] == 9 and manifest["leave"] == "combinations-by-type"
+    own = {row["score"]: float(row["value"]) for row in scores}
+    assert own["arms"] == 1 and own["pairs"] == 3
+    rules = {row["rule"]: row for row in rows(folder / "rules.csv")}
+    assert list(rules) == ["fitted", "hsa", "bliss", "independent"]
+    for name in ("mean_absolute_error", "misses", "interval_score", "log_score"):
+        assert float(rules["fitted"][name]) == own[name]
+    for rule in rules.values():
+        gain = own["log_score"] - float(rule["log_score"])
+        assert float(rule["log_score_difference"]) == pytest.approx(gain, abs=1e-12)
+    assert undocumented(folder) == {}
 
 
 def unchanged(files: dict[str, str]) -> dict[str, str]:

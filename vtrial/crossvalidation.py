@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -16,9 +16,9 @@ from vtrial.dataset import Dataset
 from vtrial.devices import Kind, device_for
 from vtrial.errors import InputError
 from vtrial.fitting import fit_stage
-from vtrial.inputs import Inputs
-from vtrial.pair_scores import pair_scores
-from vtrial.pairs import COLUMNS, arm_table, observed_pairs, predict_pairs
+from vtrial.inputs import Inputs, marks
+from vtrial.pair_scores import pair_scores, rule_scores
+from vtrial.pairs import COLUMNS, PairPrediction, Rule, arm_table, observed_pairs, predict_pairs
 from vtrial.progress import Progress
 from vtrial.simulation import stopping_rule
 from vtrial.store import RunFolder
@@ -86,10 +86,14 @@ def crossvalidation_stage(
 ) -> list[dict]:
     """Fit and predict every fold; writes arms.csv, pairs.csv and scores.csv, and returns the fits' manifest entries.
 
+    Of combinations left out rules.csv has the scores of the fitted rule beside those of the fixed ones, from the same
+    fits.
     The fit of a fold lies in its own run folder below `folds/` and is used again when the same command is repeated.
     """
     folds = list(folds_of(inputs.dataset, leave, num_folds))
-    predicted, entries = [], []
+    rules = get_args(Rule) if leave == "combinations-by-type" else ("fitted",)
+    predicted: dict[Rule, list[PairPrediction]] = {rule: [] for rule in rules}
+    entries = []
     key, priors = jax.random.key(inputs.experiment.mice.seed), inputs.priors.with_drugs(inputs.drug_class)
     for number, fold in enumerate(folds):
         LOG.info("fold %d of %d: %s, %d pairs to predict", number + 1, len(folds), fold.name, len(fold.pairs))
@@ -100,14 +104,23 @@ def crossvalidation_stage(
             entries.append({"fold": fold.name, **fit_stage(part, home, fit_device, progress, None)})
         progress("prediction", number, len(folds))
         with home.open_posterior() as tree, jax.default_device(device_for(device)):
-            rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds_ratio)
-            result = predict_pairs(jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, priors, rule)
-        predicted.append(result)
-    pairs = pd.concat([one.pairs for one in predicted], ignore_index=True)
-    arms = arm_table(pairs, np.concatenate([one.responds for one in predicted], axis=-1))
+            stopping = stopping_rule(tree, inputs.experiment.mice.leaving_odds_ratio)
+            to_predict = (jax.random.fold_in(key, number), tree, fold.dataset, fold.pairs, priors, stopping)
+            for rule, found in predicted.items():
+                found.append(predict_pairs(*to_predict, rule=None if rule == "fitted" else rule))
+    tables = {rule: _arms_and_pairs(found) for rule, found in predicted.items()}
+    arms, pairs = tables["fitted"]
     observed = observed_pairs(inputs.dataset, pairs)
-    folder.write_csv("arms.csv", arms)
-    folder.write_csv("pairs.csv", pairs)
+    note = "; ".join(marks(inputs.experiment, {"fit": {"passed": all(entry["passed"] for entry in entries)}}))
+    folder.write_csv("arms.csv", arms.assign(note=note))
+    folder.write_csv("pairs.csv", pairs.assign(note=note))
     own = {model: fold.name for fold in folds for model in fold.pairs["pdx_model"]} if leave == "pdx-models" else None
     folder.write_csv("scores.csv", pair_scores(arms, pairs, observed, own))
+    if len(tables) > 1:
+        folder.write_csv("rules.csv", rule_scores(tables, observed))
     return entries
+
+
+def _arms_and_pairs(found: list[PairPrediction]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    pairs = pd.concat([one.pairs for one in found], ignore_index=True)
+    return arm_table(pairs, np.concatenate([one.responds for one in found], axis=-1)), pairs

@@ -222,16 +222,17 @@ def predict_mice(
     run_dir: RunDir,
     pairs: Annotated[Path, typer.Option("--pairs", metavar="CSV", help="tumour_type, pdx_model, arm to predict.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for arms.csv and pairs.csv.")],
-    by_rule: Annotated[
-        bool, typer.Option("--by-rule", help="Combinations by the rule, even those that the fit has seen.")
-    ] = False,
+    rule: Annotated[
+        Literal["fitted", "hsa", "bliss", "independent"] | None,
+        typer.Option("--rule", help="All combinations by this rule, even those that the fit has seen."),
+    ] = None,
 ) -> None:
     """Predict the mRECIST response of PDX models under arms, combinations that no model ever had among them."""
     check_run_folder(run_dir)
     devices_of("auto", "auto")
     from vtrial import run as pipeline
 
-    print_table(pipeline.predict_mice(run_dir, pairs, out, by_rule=by_rule))
+    print_table(pipeline.predict_mice(run_dir, pairs, out, rule=rule))
     print(shown(out))
 
 

@@ -39,6 +39,15 @@ def rate_of_others(observed: pd.DataFrame, fold: Mapping[str, str] | None = None
     return ((arm.transform("sum") - own.transform("sum") + 0.5) / (number + 1.0)).to_numpy(float)
 
 
+def mean_difference(difference: np.ndarray, models: pd.Series, seed: int = 1) -> tuple[float, float, float]:
+    """Mean of a difference, one number a mouse, and its 95 % interval: bootstrap of whole PDX models."""
+    of_model = pd.Series(difference).groupby(models.to_numpy()).agg(["sum", "size"])
+    pick = np.random.default_rng(seed).integers(0, len(of_model), (NUM_RESAMPLES, len(of_model)))
+    total, size = of_model["sum"].to_numpy()[pick], of_model["size"].to_numpy()[pick]
+    low, high = np.quantile(total.sum(1) / size.sum(1), [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
 def pair_scores(
     arms: pd.DataFrame,
     pairs: pd.DataFrame,
@@ -78,15 +87,10 @@ def pair_scores(
 
     def against(name: str, rate: np.ndarray) -> list[tuple]:
         null = log_score(rate, mice["responds"])
-        difference = pd.Series(own - null).groupby(mice["pdx_model"].to_numpy()).agg(["sum", "size"])
-        generator = np.random.default_rng(seed)
-        pick = generator.integers(0, len(difference), (NUM_RESAMPLES, len(difference)))
-        total, size = difference["sum"].to_numpy()[pick], difference["size"].to_numpy()[pick]
-        low, high = np.quantile(total.sum(1) / size.sum(1), [0.025, 0.975])
-        value = float((own - null).mean())
+        suffix = "" if name == "other_models" else f"_{name}"
         return [
             (f"log_score_rate_of_{name}", null.mean(), None, None),
-            (f"log_score_difference{'' if name == 'other_models' else f'_{name}'}", value, low, high),
+            (f"log_score_difference{suffix}", *mean_difference(own - null, mice["pdx_model"], seed)),
         ]
 
     rows = [
@@ -101,3 +105,33 @@ def pair_scores(
         *([] if fold is None else against("fitted_models", rate_of_others(mice, fold))),
     ]
     return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
+
+
+def rule_scores(
+    predicted: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], observed: pd.DataFrame, seed: int = 1
+) -> pd.DataFrame:
+    """Scores of several rules for the same combinations, side by side.
+
+    Parameters
+    ----------
+    predicted
+        Rule -> arms and pairs, see :func:`pair_scores`; the first is compared with every other.
+    observed, seed
+        See :func:`pair_scores`.
+
+    Returns
+    -------
+    DataFrame
+        rule, mean_absolute_error, mean_error, misses, interval_score, log_score; `log_score_difference`, `low`, `high`:
+        the log score a pair of the first rule less that of this one, below 0 where the first is better.
+    """
+    columns = ["mean_absolute_error", "mean_error", "misses", "interval_score", "log_score"]
+    keys, rows = ["tumour_type", "pdx_model", "arm"], []
+    first: np.ndarray | None = None
+    for rule, (arms, pairs) in predicted.items():
+        scores = pair_scores(arms, pairs, observed, seed=seed).set_index("score")["value"]
+        mice = observed.merge(pairs[[*keys, "probability"]], on=keys, how="inner", validate="many_to_one")
+        own = log_score(mice["probability"], mice["responds"])
+        first = own if first is None else first
+        rows.append((rule, *scores[columns], *mean_difference(first - own, mice["pdx_model"], seed)))
+    return pd.DataFrame(rows, columns=["rule", *columns, "log_score_difference", "low", "high"])

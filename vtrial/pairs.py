@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ from vtrial.translation import PriorSampler, drug_effect, drug_loss, pair_rule, 
 from vtrial.treatment import combine, joint_effect, loss_of_arm
 
 COLUMNS = ("tumour_type", "pdx_model", "arm")
+#: what the drugs of a combination do together: the rule of the fit, or one that is fixed and says nothing of the mice
+Rule = Literal["fitted", "hsa", "bliss", "independent"]
 #: new mice per posterior draw and pair: the probability of a pair averages over them
 MICE_PER_DRAW = 4
 
@@ -73,9 +75,18 @@ def predict_pairs(
     priors: Priors,
     stopping: StoppingRule,
     *,
-    by_rule: bool = False,
+    rule: Rule | None = None,
 ) -> PairPrediction:
     """Predict the mRECIST response of a new mouse of every listed PDX model under its arm.
+
+    Combinations are as fitted where the fit has seen the PDX model under them, else by the fitted rule; with a `rule`
+    all of them follow it. The fixed ones take the drugs of a combination as the fit knows them alone, in the same PDX
+    model and draw:
+
+    - ``hsa``, highest single agent: effect and loss of the drug that does most, as if it were given alone;
+    - ``bliss``: effects add up, phi = 1 and gamma = 0 in :func:`vtrial.treatment.combine`;
+    - ``independent``, independent action of mice: one mouse for each drug, each with noise of its own; the pair
+      responds if any of them does.
 
     Parameters
     ----------
@@ -91,8 +102,8 @@ def predict_pairs(
         Classes of drugs that the fit has not seen.
     stopping
         When a mouse leaves.
-    by_rule
-        Combinations by the combination rule even where the fit has seen the PDX model under them: a check of the rule.
+    rule
+        What drugs do together, whether or not the fit has seen them together.
 
     Raises
     ------
@@ -101,14 +112,17 @@ def predict_pairs(
     """
     draws = Draws(tree, index=tree["cells"]["index"].to_numpy())
     key_prior, key_mice = jax.random.split(key)
-    known = _KnownModels(tree, dataset, draws, PriorSampler(key_prior, priors, draws.size), priors, by_rule)
+    known = _KnownModels(tree, dataset, draws, PriorSampler(key_prior, priors, draws.size), priors, rule)
     drugs = [known.drugs(arm) for arm in pairs["arm"]]
-    rows = list(zip(pairs["tumour_type"], pairs["pdx_model"], drugs, strict=True))
-    growth = np.stack([known.growth(tumour_type, model) for tumour_type, model, _ in rows], axis=1)
-    effect = np.stack([known.joint(*row) for row in rows], axis=1)
-    scales = [known.ln_sigma(*row) for row in zip(pairs["tumour_type"], pairs["arm"], strict=True)]
-    ln_sigma = np.stack(scales, axis=1)
-    loss = np.stack([known.loss(tumour_type, drugs) for tumour_type, _, drugs in rows], axis=1)
+    mice = [
+        _Mouse(pair, tumour_type, model, arm, given)
+        for pair, (tumour_type, model, arm) in enumerate(pairs[list(COLUMNS)].itertuples(index=False))
+        for arm, given in (_each_alone(drugs[pair]) if rule == "independent" else ()) or [(arm, drugs[pair])]
+    ]
+    growth = np.stack([known.growth(mouse.tumour_type, mouse.model) for mouse in mice], axis=1)
+    effect = np.stack([known.joint(mouse.tumour_type, mouse.model, mouse.drugs) for mouse in mice], axis=1)
+    loss = np.stack([known.loss(mouse.tumour_type, mouse.model, mouse.drugs) for mouse in mice], axis=1)
+    ln_sigma = np.stack([known.ln_sigma(mouse.tumour_type, mouse.arm) for mouse in mice], axis=1)
     responds = _respond(
         key_mice,
         mouse_law(draws),
@@ -116,11 +130,20 @@ def predict_pairs(
         stopping,
         shape=shape_of(tree),
     )
-    responds = np.asarray(responds)
-    table = pairs[list(COLUMNS)].assign(
-        probability=responds.mean((0, 1)), in_sample=[known.has(model, arm) for _, model, arm in rows]
-    )
-    return PairPrediction(table, responds)
+    first = np.searchsorted([mouse.pair for mouse in mice], np.arange(len(pairs)))
+    responds = np.logical_or.reduceat(np.asarray(responds), first, axis=-1)
+    seen = [known.has(model, held) for model, held in zip(pairs["pdx_model"], drugs, strict=True)]
+    return PairPrediction(pairs[list(COLUMNS)].assign(probability=responds.mean((0, 1)), in_sample=seen), responds)
+
+
+class _Mouse(NamedTuple):
+    """Whom the mice of one simulation stand for: a pair, or under independent action one of its drugs."""
+
+    pair: int
+    tumour_type: str
+    model: str
+    arm: str
+    drugs: tuple[str, ...]
 
 
 def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
@@ -143,13 +166,24 @@ def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def _each_alone(drugs: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    """The arms of a combination's drugs, each alone; none of an arm that is no combination."""
+    return [(drug, (drug,)) for drug in drugs] if len(drugs) > 1 else []
+
+
 class _KnownModels:
     """Growth, effects and residual scales [D]: from the fit where it knows them, else from the population."""
 
     def __init__(
-        self, tree: xr.DataTree, dataset: Dataset, draws: Draws, sampler: PriorSampler, priors: Priors, by_rule: bool
+        self,
+        tree: xr.DataTree,
+        dataset: Dataset,
+        draws: Draws,
+        sampler: PriorSampler,
+        priors: Priors,
+        rule: Rule | None,
     ):
-        self._draws, self._sampler, self._priors, self._by_rule = draws, sampler, priors, by_rule
+        self._draws, self._sampler, self._priors, self._rule = draws, sampler, priors, rule
         self._aliases = dataset.aliases
         self._ln_growth = dict(zip(draws.labels("pdx_model"), draws.get("ln_growth").T, strict=True))
         effect = tree["cells"]["effect"].to_numpy()
@@ -238,13 +272,16 @@ class _KnownModels:
         z = self._sampler.normal(f"residual scale of {' + '.join(drugs) or fold(arm)} in {tumour_type}")
         return of_type + self._draws.get("omega_ln_sigma_arm") * z
 
-    def loss(self, tumour_type: str, drugs: tuple[str, ...]) -> np.ndarray:
+    def loss(self, tumour_type: str, model: str, drugs: tuple[str, ...]) -> np.ndarray:
         """Fraction of the effect of an arm that is lost in the end, [D]."""
         if not drugs:
             return np.zeros(self._draws.size)
         known = [self._dose(drug) for drug in drugs]
         fitted = (tumour_type, self._draws, self._sampler, self._priors, self._aliases)
         own = np.stack([drug_loss(drug, *fitted) for drug, _ in known], axis=1)
+        if self._rule == "hsa" and len(drugs) > 1:
+            leader = self._alone(tumour_type, model, drugs).argmax(axis=1)
+            return np.take_along_axis(own, leader[:, None], axis=1)[:, 0]
         alone = [self._law_of(tumour_type, drug)[0] * (1.0 if dose is None else dose) for drug, dose in known]
         return loss_of_arm(own, np.stack(alone, axis=1), True, np)
 
@@ -288,17 +325,22 @@ class _KnownModels:
         place = np.minimum((share * len(known)).astype(int), len(known) - 1)
         return self._draws.covariate_shift(drug_class, known[place])
 
+    def _alone(self, tumour_type: str, model: str, drugs: tuple[str, ...]) -> np.ndarray:
+        """Effect of each drug of an arm alone, at its dose, [D, drug]."""
+        known = [(self.effect(tumour_type, model, drug), dose) for drug, dose in map(self._dose, drugs)]
+        return np.stack([effect if dose is None else effect * dose for effect, dose in known], axis=1)
+
     def joint(self, tumour_type: str, model: str, drugs: tuple[str, ...]) -> np.ndarray:
         """Effect of an arm, [D]: as fitted where the model had it, else by the combination rule; 0 without drugs."""
-        if (model, drugs) in self._effect and not (self._by_rule and len(drugs) > 1):
+        if (model, drugs) in self._effect and (self._rule is None or len(drugs) < 2):
             return self._effect[model, drugs]
+        if len(drugs) < 2 or self._rule == "hsa":
+            return self._alone(tumour_type, model, drugs).max(axis=1) if drugs else np.zeros(self._draws.size)
+        if self._rule == "bliss":
+            return self._alone(tumour_type, model, drugs).sum(axis=1)
         known = [self._dose(drug) for drug in drugs]
         substances, doses = tuple(drug for drug, _ in known), [strength for _, strength in known]
         single = [self.effect(tumour_type, model, drug) for drug in substances]
-        if len(single) < 2:
-            if not single:
-                return np.zeros(self._draws.size)
-            return single[0] if doses[0] is None else single[0] * doses[0]
         phi, gamma, omega = pair_rule(substances, self._draws, self._sampler, self._priors)
         present = jnp.ones((self._draws.size, len(drugs)), bool)
         deviation = omega * self._sampler.normal(f"{substances} together in model {model}")

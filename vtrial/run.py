@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vtrial.crossvalidation import Leave
+    from vtrial.pairs import Rule
     from vtrial.simulation import TrialResult
 
 __all__ = [
@@ -194,6 +195,15 @@ def _stored_inputs(folder: RunFolder, overrides: Sequence[str] = ()) -> Inputs:
     return read_inputs(experiment)
 
 
+def _check_same_fit(inputs: Inputs, folder: RunFolder) -> None:
+    """Raise where the posterior of a run is not that of its settings, table and priors as they are now."""
+    if folder.manifest().get("fit", {}).get("key") == inputs.fit_key:
+        return
+    made = _made_otherwise(folder.manifest())
+    why = f"was made by {made}" if made else "the settings, table or priors of the fit have changed since"
+    raise InputError(f"{why}; run `vtrial run` on the experiment", file=folder.path)
+
+
 def _made_otherwise(manifest: Mapping[str, Any]) -> str | None:
     """What made a run folder, in words, where that was not this version; None where it was."""
     formats = manifest.get("formats")
@@ -226,11 +236,7 @@ def simulate(
         *([f"trial.draws={draws}"] if draws else []),
     ]
     inputs = _stored_inputs(folder, extra)
-    kept = folder.manifest().get("fit", {}).get("key")
-    if kept != inputs.fit_key:
-        made = _made_otherwise(folder.manifest())
-        why = f"was made by {made}" if made else "the settings, table or priors of the fit have changed since"
-        raise InputError(f"{why}; run `vtrial run` on the experiment", file=folder.path)
+    _check_same_fit(inputs, folder)
     warn(inputs)
     with reporting(console) as progress:
         trial = trial_stage(inputs, folder, devices.trial, progress)
@@ -339,10 +345,10 @@ def sensitivity(run_dir: Path) -> pd.DataFrame:
     return table
 
 
-def predict_mice(run_dir: Path, pairs: Path, out: Path, *, by_rule: bool = False) -> pd.DataFrame:
+def predict_mice(run_dir: Path, pairs: Path, out: Path, *, rule: Rule | None = None) -> pd.DataFrame:
     """Predict the response of one new mouse of each listed PDX model under its arm; writes arms.csv and pairs.csv.
 
-    With `by_rule` combinations follow the rule even where the fit has seen them.
+    With a `rule` combinations follow it even where the fit has seen them.
 
     Returns
     -------
@@ -357,14 +363,17 @@ def predict_mice(run_dir: Path, pairs: Path, out: Path, *, by_rule: bool = False
 
     folder = RunFolder(run_dir)
     inputs = _stored_inputs(folder)
+    _check_same_fit(inputs, folder)
     wanted = read_pairs(pairs)
     with folder.open_posterior() as tree:
         key = jax.random.key(inputs.experiment.mice.seed)
         priors = inputs.priors.with_drugs(inputs.drug_class)
-        rule = stopping_rule(tree, inputs.experiment.mice.leaving_odds_ratio)
-        predicted = predict_pairs(key, tree, inputs.dataset, wanted, priors, rule, by_rule=by_rule)
+        stopping = stopping_rule(tree, inputs.experiment.mice.leaving_odds_ratio)
+        predicted = predict_pairs(key, tree, inputs.dataset, wanted, priors, stopping, rule=rule)
     arms = arm_table(predicted.pairs, predicted.responds)
+    note = "; ".join(marks(inputs.experiment, folder.manifest()))
     for name, table in (("arms.csv", arms), ("pairs.csv", predicted.pairs)):
+        table["note"] = note
         with whole(Path(out).absolute() / name) as aside:
             aside.write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
     return arms
