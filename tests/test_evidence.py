@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vtrial.errors import InputError
-from vtrial.evidence import effect_of_tgi, evidence_arrays, read_evidence
+from vtrial.evidence import UNBOUNDED, class_limits, effect_of_tgi, evidence_arrays, read_evidence
+from vtrial.mrecist import MRECIST, mrecist_class, mrecist_curve
+from vtrial.outcomes import CR, PD, PR, SD
 
 HEADER = "drug,tumour_type,kind,r,n,threshold,tgi,tgi_se,growth_per_day,day,source\n"
+HEADER_CLASSES = HEADER.replace("source", "cr,pr,sd,pd,source")
 REGRESSIONS = "A,LGSOC,regressions,2,36,,,,,,a paper\n"
 DELAYED = "A,LGSOC,delayed,18,36,0.3,,,,,a paper\n"
 TGI = "B,OV,tgi,,,,0.7,0.1,0.05,21,another paper\n"
@@ -46,6 +50,11 @@ def test_rows_are_read_as_they_stand(tmp_path):
         (HEADER + "A,OV,tgi,,,,86,3,0.05,21,x\n", "2: tgi", "0.86 for 86 %"),
         (HEADER + "A,OV,tgi,,,,about half,0.1,0.05,21,x\n", "2: tgi", "'about half'"),
         (HEADER + "A,OV,tgi,,,,inf,0.1,0.05,21,x\n", "2: tgi", "'inf'"),
+        (HEADER_CLASSES + "A,OV,classes,,,,,,0.05,40,1,-2,3,4,x\n", "2: cr", "1, -2, 3, 4"),
+        (HEADER_CLASSES + "A,OV,classes,,,,,,0.05,40,0,0,0,0,x\n", "2: cr", "one at least"),
+        (HEADER_CLASSES + "A,OV,classes,,,,,,0.05,40,1,2,,4,x\n", "2: sd", "''"),
+        (HEADER_CLASSES + "A,OV,classes,,,,,,0.05,7,1,2,3,4,x\n", "2: day", "day 10 on, found 7"),
+        (HEADER_CLASSES + "A,OV,classes,,,,,,,40,1,2,3,4,x\n", "2: growth_per_day", "''"),
         (HEADER + DELAYED + ",OV,tgi,,,,0.5,0.1,0.05,21,x\n", "3: drug", "empty"),
         (HEADER + "A,,tgi,,,,0.5,0.1,0.05,21,x\n", "2: tumour_type", "empty"),
         (HEADER + "A,OV,tgi,,,,0.5,0.1,0.05,21,\n", "2: source", "empty"),
@@ -83,6 +92,29 @@ def test_landmarks_of_tgi():
     assert effect_of_tgi(1.0, 0.1, 0.05, 21.0)[0] == pytest.approx(1.0, abs=1e-12)
     nearly = 1.0 + 1.0 / np.expm1(0.05 * 21.0) - 1e-9
     assert effect_of_tgi(nearly, 0.1, 0.05, 21.0)[0] > 15.0
+
+
+@pytest.mark.parametrize(("growth", "day"), [(0.05, 30.0), (0.12, 21.0), (0.03, 90.0)])
+def test_class_limits_are_where_a_curve_changes_its_class(growth, day):
+    """A curve measured every day, a little below and above each limit, read by the rule of mice."""
+    every = np.arange(0.0, day + 1.0)
+    lower = (PD, SD, PR)
+    for limit, below, above in zip(class_limits(growth, day), lower, (SD, PR, CR), strict=True):
+        for effect, expected in ((limit - 1e-3, below), (limit + 1e-3, above)):
+            volume = jnp.asarray(200.0 * np.exp(growth * (1.0 - effect) * every))
+            found = mrecist_class(*mrecist_curve(volume, jnp.asarray(every), jnp.ones(len(every), bool), rule=MRECIST))
+            assert int(found) == expected, (limit, effect)
+
+
+def test_classes_are_ranges_of_the_effect(tmp_path):
+    text = HEADER_CLASSES + "A,LGSOC,classes,,,,,,0.05,40,1,2,3,4,x\n" + "A,LGSOC,regressions,2,36,,,,,,,,,,y\n"
+    evidence = evidence_arrays(read(tmp_path, text), ("A | BRCA", "A | LGSOC"))
+    assert evidence.count_cell.tolist() == [1] and evidence.r.tolist() == [2]
+    assert evidence.class_cell.tolist() == [1] * 4 and evidence.class_count.tolist() == [4, 3, 2, 1]
+    limits = class_limits(0.05, 40.0)
+    np.testing.assert_allclose(evidence.class_low, [-UNBOUNDED, *limits])
+    np.testing.assert_allclose(evidence.class_high, [*limits, UNBOUNDED])
+    assert limits[0] < 1.0 < limits[1] < limits[2]
 
 
 def test_arrays_index_the_cells_of_the_panel(tmp_path):

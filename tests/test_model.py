@@ -20,8 +20,8 @@ from scipy.linalg import expm
 from vtrial.conditional import mouse_draws
 from vtrial.dataset import Dataset, read_dataset
 from vtrial.dose_response import DoseResponse
-from vtrial.evidence import Evidence
-from vtrial.model import arrays_of, build_model, evidence_density
+from vtrial.evidence import UNBOUNDED, Evidence
+from vtrial.model import arrays_of, build_model, evidence_density, log_share_between
 from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 
@@ -610,12 +610,50 @@ def test_evidence_density_is_that_of_scipy():
         effect_se=np.array([0.1, 0.3]),
     )
     with jax.enable_x64(True):
-        found = evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega))
+        found = evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega), 0.2)
     share = stats.norm.sf(evidence.threshold, effect[[0, 2, 2]], omega[[0, 2, 2]])
     counts = stats.binom.logpmf(evidence.r, evidence.n, share) - np.log(special.comb(evidence.n, evidence.r))
     spread = np.hypot(omega[[1, 3]], evidence.effect_se)
     expected = counts.sum() + stats.norm.logpdf(evidence.effect, effect[[1, 3]], spread).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_classes_are_a_multinomial_of_one_mouse_each():
+    """Ranges of the effect about mean and spread of a drug, the mouse's own deviation added; then its mixture."""
+    none = np.zeros(0)
+    bounds = np.array([-UNBOUNDED, 0.4, 1.3, 2.5, UNBOUNDED])
+    counts = np.array([5.0, 3.0, 2.0, 1.0])
+    evidence = Evidence(
+        *(none.astype(np.int32), none, none, none, none.astype(np.int32), none, none),
+        *(np.full(4, 1, np.int32), counts, bounds[:-1], bounds[1:]),
+    )
+    effect, omega, spread = np.array([9.0, 0.6]), np.array([9.0, 0.4]), np.hypot(0.4, 0.2)
+
+    def density(mean):
+        return evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.stack([mean, mean]), jnp.asarray(omega), 0.2)
+
+    with jax.enable_x64(True):
+        found, slope = jax.value_and_grad(density)(jnp.asarray(0.6))
+        mixed = evidence_density(
+            jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega), 0.2, share=0.3, common=1.1
+        )
+        far = log_share_between(*(jnp.asarray(x) for x in ([30.0, -31.0], [31.0, -30.0], [0.0, 0.0], [1.0, 1.0])))
+        low, high, mean = (jnp.asarray(x) for x in (-UNBOUNDED, 0.4, 0.6))
+        steep = jax.grad(lambda spread: log_share_between(low, high, mean, spread))(0.5)
+    share = np.diff(stats.norm.cdf(bounds, 0.6, spread))
+    alone = counts @ np.log(share)
+    np.testing.assert_allclose(found, alone, rtol=1e-12)
+    whole = stats.multinomial.logpmf(counts, 11, share) - special.gammaln(12) + special.gammaln(counts + 1).sum()
+    np.testing.assert_allclose(alone, whole, rtol=1e-12)
+    step = 1e-5
+    ends = [counts @ np.log(np.diff(stats.norm.cdf(bounds, 0.6 + sign * step, spread))) for sign in (1, -1)]
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
+    both = 0.7 * share + 0.3 * np.diff(stats.norm.cdf(bounds, 1.7, spread))
+    np.testing.assert_allclose(mixed, counts @ np.log(both), rtol=1e-12)
+    expected = stats.norm.logsf(30) + np.log1p(-np.exp(stats.norm.logsf(31) - stats.norm.logsf(30)))
+    np.testing.assert_allclose(far, [expected] * 2, rtol=1e-12)
+    at = (0.4 - 0.6) / 0.5
+    np.testing.assert_allclose(steep, -at / 0.5 * stats.norm.pdf(at) / stats.norm.cdf(at), rtol=1e-10)
 
 
 # ------------------------------------------------------------------------------------------------ what is integrated

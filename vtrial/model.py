@@ -258,7 +258,10 @@ def build_model(
             deterministic("responder_probability", both.probability)
             numpyro.factor("curves", jnp.sum(both.pdx_model))
         if arrays.evidence is not None:
-            numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_marginal, share, common))
+            of_rows = evidence_density(
+                arrays.evidence, effect, omega_marginal, shared["omega_mouse"], share=share, common=common
+            )
+            numpyro.factor("evidence", of_rows)
 
     return model
 
@@ -295,11 +298,18 @@ def _record_mice(parts: list[CurveDensity], censored_mouse, hidden: Hidden | Non
 
 
 def evidence_density(
-    evidence: Evidence, effect: jax.Array, omega_effect: jax.Array, share: Any = None, common: Any = None
+    evidence: Evidence,
+    effect: jax.Array,
+    omega_effect: jax.Array,
+    omega_mouse: Any,
+    *,
+    share: Any = None,
+    common: Any = None,
 ) -> jax.Array:
     """Log likelihood of all rows, given mean and spread of the effect of every drug x tumour type.
 
-    `share` and `common` are those of common responders (:mod:`vtrial.responders`), if there are any.
+    A mRECIST class is of one mouse, whose own rate adds `omega_mouse` to the spread. `share` and `common` are those of
+    common responders (:mod:`vtrial.responders`), if there are any.
     """
     mean, spread = effect[evidence.count_cell], omega_effect[evidence.count_cell]
     if share is None:
@@ -314,4 +324,24 @@ def evidence_density(
         observed = norm.logpdf(evidence.effect, mean, spread)
     else:
         observed = log_density_of_effect(evidence.effect, mean, spread, share, common)
-    return jnp.sum(counts) + jnp.sum(observed)
+    total = jnp.sum(counts) + jnp.sum(observed)
+    if not evidence.class_cell.size:
+        return total
+    mean = effect[evidence.class_cell]
+    spread = jnp.sqrt(jnp.square(omega_effect[evidence.class_cell]) + jnp.square(omega_mouse))
+    bounds = evidence.class_low, evidence.class_high
+    within = log_share_between(*bounds, mean, spread)
+    if share is not None:
+        responders = log_share_between(*bounds, mean + common, spread)
+        within = jnp.logaddexp(jnp.log1p(-share) + within, jnp.log(share) + responders)
+    return total + jnp.sum(evidence.class_count * within)
+
+
+def log_share_between(low: Any, high: Any, mean: jax.Array, spread: jax.Array) -> jax.Array:
+    """Log of the share of a normal distribution that lies between two finite bounds, exact far out in both tails."""
+    below, above = (low - mean) / spread, (high - mean) / spread
+    # the lower tail is the one with precision: mirror what lies above the mean
+    mirror = below + above > 0
+    first, last = jnp.where(mirror, -above, below), jnp.where(mirror, -below, above)
+    log_first, log_last = log_ndtr(jnp.stack([first, last]))
+    return log_last + jnp.log1p(-jnp.exp(log_first - log_last))
