@@ -370,10 +370,11 @@ SAME_FIT_OTHER_RUN = [
 ]
 OTHER_FIT = ["fit.seed=2", "fit.loss_rate=0.02", "fit.mouse_level=true", "fit.growth=gompertz",
              "data.detection_limit_mm3=5", "data.columns.day=time", "data.constants.passage=4",
-             "data.single_agents_only=true", "fit.responders=common"]  # fmt: skip
+             "data.single_agents_only=true", "fit.responders=common", "fit.sampler=variational"]  # fmt: skip
 SAME_BOTH = ["data.path=other/name.csv", "data.if_missing=ask", "fit.block=50", "fit.evidence=[moved.csv]",
              "priors=[elsewhere]", "fit.drug_classes={A: taxane}", "quick.fit.draws=77",
-             "trial.visits.every_days=56", "fit.deceleration=0.02", "mice.leaving_odds_ratio=1.0"]  # fmt: skip
+             "trial.visits.every_days=56", "fit.deceleration=0.02", "fit.sampler=nuts",
+             "mice.leaving_odds_ratio=1.0"]  # fmt: skip
 
 
 def test_keys_name_what_determines_the_numbers(file: Path) -> None:

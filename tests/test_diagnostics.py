@@ -85,6 +85,19 @@ def test_a_good_fit_passes_every_gate():
     assert gates["share of divergent draws"]["value"] == 0.0
 
 
+def test_a_quick_look_is_judged_by_the_tail_of_its_weights():
+    """exp(x) of a normal has light enough a tail; of an exponential with mean 2 its k is 2."""
+    rng, tree = np.random.default_rng(7), tree_of()
+    draws = {"close": 0.3 * rng.normal(size=(CHAINS, NUM_DRAWS)), "far": rng.exponential(2.0, (CHAINS, NUM_DRAWS))}
+    found = {}
+    for name, log_weight in draws.items():
+        tree["sample_stats"] = tree["sample_stats"].to_dataset().assign(log_weight=(("chain", "draw"), log_weight))
+        found[name] = gates_of(tree)["k-hat of the normal approximation"]
+    assert found["close"]["passed"] and found["close"]["limit"] == 0.7
+    # SE of k-hat about (1 + k) / sqrt(tail of 134 draws)
+    assert not found["far"]["passed"] and abs(found["far"]["value"] - 2.0) < 5 * 3 / np.sqrt(134)
+
+
 def shifted(size: float) -> np.ndarray:
     draws = np.random.default_rng(3).normal(size=(CHAINS, NUM_DRAWS))
     draws[0] += size

@@ -28,6 +28,7 @@ from vtrial.inference import (
     fit,
     initial_state,
     make_sampler,
+    normal_draws,
     sample_blocks,
     share_adaptation,
     sharing_times,
@@ -143,6 +144,36 @@ def test_variational_start_is_the_best_factorised_normal(prepared, numbers):
     np.testing.assert_array_less(np.abs(np.log(start.scale["beta"] / narrow)), 0.4)
     assert abs(start.mean["scale"] - 0.3) < 0.5 * 0.4 and abs(np.log(start.scale["scale"] / 0.4)) < 0.4
     assert start.losses.shape == (400,) and start.losses[-50:].mean() < start.losses[:50].mean()
+
+
+def test_draws_of_the_normal_approximation_and_their_weights(prepared, numbers):
+    """Independent normals with the moments of the start; weights are posterior over approximation, up to a constant."""
+    start, number = prepared.start, 4000
+    with jax.enable_x64(True):
+        found = normal_draws(jax.random.key(8), line_model, line_of(numbers), start, 2, number // 2)
+    assert found.draws["beta"].shape == (2, number // 2, 2) and found.stats["log_weight"].shape == (2, number // 2)
+    log_q = np.zeros((2, number // 2))
+    for name in ("beta", "scale"):
+        z = (found.draws[name] - np.asarray(start.mean[name])) / np.asarray(start.scale[name])
+        assert np.all(np.abs(z.mean((0, 1))) < ERRORS / np.sqrt(number))
+        assert np.all(np.abs(z.var((0, 1)) - 1) < ERRORS * np.sqrt(2 / number))
+        log_q += stats.norm.logpdf(z).reshape(2, number // 2, -1).sum(-1)
+    rho = np.corrcoef(found.draws["beta"].reshape(-1, 2).T)[0, 1]
+    assert abs(rho) < ERRORS / np.sqrt(number), "what is correlated in the posterior is not here"
+    np.testing.assert_allclose(found.stats["potential_energy"], found.stats["energy"])
+    weight = -found.stats["potential_energy"] - log_q - found.stats["log_weight"]
+    np.testing.assert_allclose(weight, weight[0, 0], rtol=1e-9)
+    assert not found.stats["diverging"].any() and not found.stats["num_steps"].any()
+    # importance weights make up for what the approximation lacks
+    log_weight = found.stats["log_weight"].ravel()
+    share = np.exp(log_weight - np.logaddexp.reduce(log_weight))
+    mean, covariance = exact(numbers)
+    beta = found.draws["beta"].reshape(-1, 2)
+    errors = np.sqrt((share[:, None] ** 2 * (beta - mean) ** 2).sum(0))
+    assert np.all(np.abs(share @ beta - mean) < ERRORS * errors)
+    product = (beta - mean).prod(1)
+    error = np.sqrt((share**2 * (product - covariance[0, 1]) ** 2).sum())
+    assert abs(share @ product - covariance[0, 1]) < ERRORS * error
 
 
 def test_a_start_that_diverges_says_so(numbers):
@@ -378,3 +409,9 @@ def test_fit_runs_all_stages(numbers, kept, monkeypatch):
         assert abs(below - 0.5) < ERRORS * 0.5 / np.sqrt(size)
     middle = stats.norm.cdf(np.log(result.values["twice"] / 2.0), 0.3, 0.4)
     assert abs(middle.mean() - 0.5) < ERRORS * np.sqrt(1 / 12 / float(arviz.ess(middle)))
+    # a quick look: the same start, and no chain is run
+    config = config.model_copy(update={"sampler": "variational"})
+    look = fitted()
+    assert look.draws["beta"].shape == (3, 50, 2) and look.values["twice"].shape == (3, 50)
+    np.testing.assert_array_equal(look.losses, result.losses)
+    assert {*look.stats} == {*STATISTICS, "log_weight"} and told[-1] == ("variational start", 0, 150)

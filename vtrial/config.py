@@ -115,6 +115,10 @@ class FitConfig(Section):
         default=(), description="columns of the table, a number for every PDX model, that shift the effects of classes"
     )
     evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")
+    sampler: Literal["nuts", "variational"] = Field(
+        default="nuts",
+        description="variational: a quick look, draws of the normal approximation that starts NUTS; few pass its gate",
+    )
     seed: Seed = Field(default=1, description="seed of the fit")
     chains: int = Field(default=4, ge=1, le=256, description="number of chains")
     warmup: Count = Field(default=500, description="warm-up draws per chain")

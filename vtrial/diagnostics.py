@@ -18,6 +18,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import arviz
 
+#: k-hat above which importance weights, and what rests on them, are not to be relied on (Vehtari et al. 2017)
+LARGEST_K = 0.7
 BEFORE_1 = hasattr(arviz, "psislw")
 
 
@@ -155,6 +157,11 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
         }
 
     by_name = table.set_index("parameter")
+    approximate = []
+    if "log_weight" in stats:
+        khat = pareto_smoothed(stats["log_weight"].to_numpy().ravel())[1]
+        where = pd.Series({"all parameters together": khat})
+        approximate = [row("k-hat of the normal approximation", LARGEST_K, where, True)]
     share = {
         "diverging": pd.Series({"all draws": float(stats["diverging"].mean())}),
         "depth": pd.Series({"all draws": float((stats["tree_steps"] >= greatest).mean())}),
@@ -166,4 +173,5 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
         row("R-hat, PDX models and arms", gates.rhat_pdx_model, model_rhat, True),
         row("share of divergent draws", gates.divergences, share["diverging"], True),
         row("share of draws at greatest tree depth", gates.max_tree_depth_share, share["depth"], True),
+        *approximate,
     ]

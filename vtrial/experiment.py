@@ -129,6 +129,8 @@ def fit_key(
         del fit["covariates"]
     if experiment.fit.responders == "none":
         del fit["responders"]
+    if experiment.fit.sampler == "nuts":
+        del fit["sampler"]
     if not experiment.data.dose_columns:
         del data["dose_columns"], data["dose_unit"]
     hashes = {"table": data_sha256, "evidence": list(evidence_sha256s), "priors": priors_sha256}

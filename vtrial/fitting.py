@@ -206,4 +206,5 @@ _ADVICE = {
     "raise fit.target_accept": ("divergent",),
     "raise fit.max_tree_depth": ("tree depth",),
     "give fit.warmup and fit.draws more": ("R-hat", "ESS"),
+    "this was a quick look, leave out fit.sampler": ("k-hat",),
 }

@@ -22,14 +22,11 @@ import pandas as pd
 import xarray as xr
 from scipy import sparse
 
-from vtrial.diagnostics import compared_elpd, pointwise_elpd
+from vtrial.diagnostics import LARGEST_K, compared_elpd, pointwise_elpd
 from vtrial.errors import InputError
 from vtrial.panel import Panel
 from vtrial.posterior import shape_of
 from vtrial.residual_scales import ln_sigma
-
-#: k-hat above which a density that was left out is not to be relied on (Vehtari et al. 2017)
-LARGEST_K = 0.7
 
 
 class LeftOut(NamedTuple):

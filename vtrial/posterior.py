@@ -183,6 +183,7 @@ def to_datatree(
             "acceptance_rate": (("chain", "draw"), stats["accept_prob"]),
             "energy": (("chain", "draw"), stats["energy"]),
             "lp": (("chain", "draw"), -stats["potential_energy"]),
+            **({"log_weight": (("chain", "draw"), stats["log_weight"])} if "log_weight" in stats else {}),
         },
         coords=leading,
     )
