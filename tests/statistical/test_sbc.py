@@ -13,6 +13,7 @@ density is checked against orthant probabilities in ``tests/test_censored_densit
 from __future__ import annotations
 
 from functools import partial
+from itertools import combinations
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from scipy.linalg import expm
 import vtrial.curve_density
 from vtrial.dataset import read_dataset
 from vtrial.dose_response import DoseResponse
+from vtrial.evidence import UNBOUNDED, Evidence
 from vtrial.inference import Start, first_guess, make_sampler
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS, CurveShape
@@ -44,11 +46,13 @@ SMOOTHING = 0.05
 DAYS = np.arange(0.0, 43.0, 6.0)
 PROCESS = np.exp(-np.abs(DAYS[:, None] - DAYS) / 15.0) - np.exp(-(DAYS[:, None] + DAYS) / 15.0)
 ROOT = np.linalg.cholesky(0.8 * PROCESS + 0.2 * np.eye(len(DAYS)))
-CLASSES = {"A": "MEK", "B": "PI3K"}
+CLASSES = {"A": "MEK", "B": "PI3K", "C": "mTOR"}
 WARMUP, KEPT, THIN = 120, 31, 8
 FAMILY_WISE = 0.05
 #: of the small one, which runs at every change: each moves the random numbers of the sampler, and 5 % would alarm
 FALSE_ALARM = 0.001
+#: models that only the slow tests look at
+SLOW_ALONE = ("common responders", "log_linear, covariate", "three drugs, evidence")
 #: fits that run side by side
 BATCH = 40
 
@@ -67,7 +71,10 @@ NORMAL = {
     "class_pairs.default.gamma": (0.0, 0.1),
 }
 #: of the panel with a dose-response
-DOSE_NORMAL = {"dose_response.ln_ed50": (np.log(0.3), 0.7), "dose_response.ln_hill": (0.0, 0.3)}
+DOSE_NORMAL = {
+    "emax": {"dose_response.ln_ed50": (np.log(0.3), 0.7), "dose_response.ln_hill": (0.0, 0.3)},
+    "log_linear": {"dose_response.ln_slope": (np.log(0.25), 0.3)},
+}
 #: and of its covariate, which every other PDX model has
 COVARIATE_NORMAL = {"covariates.K.MEK": (0.2, 0.3), "covariates.K.PI3K": (0.0, 0.3)}
 #: of common responders: parameters of a beta (larger than the shipped prior's: of nine PDX models three are such), mean
@@ -92,7 +99,8 @@ LOGNORMAL = {
 
 
 def priors() -> dict[str, dist.Distribution]:
-    found = {name: dist.Normal(*at) for name, at in (NORMAL | DOSE_NORMAL | COVARIATE_NORMAL).items()}
+    of_doses = DOSE_NORMAL["emax"] | DOSE_NORMAL["log_linear"]
+    found = {name: dist.Normal(*at) for name, at in (NORMAL | of_doses | COVARIATE_NORMAL).items()}
     found |= {name: dist.LogNormal(*at) for name, at in LOGNORMAL.items()}
     share, shift = RESPONDER_PRIORS["common"]
     return found | {share: dist.Beta(*SHARE), shift: dist.LogNormal(*LN_SHIFT)}
@@ -105,27 +113,34 @@ def priors() -> dict[str, dist.Distribution]:
 DOSES = (5.0, 20.0, 80.0)
 
 
-def layout(dosed: bool = False) -> list[tuple[str, str, str, str]]:
+def layout(dosed: bool = False, drugs: str = "AB") -> list[tuple[str, str, str, str]]:
     """(tumour type, PDX model, mouse, arm): lone and replicated single agents, lone and shared combinations.
 
     With `dosed` A is given at three doses, some PDX models have two of them, and every combination holds one; and a
-    covariate of PDX models shifts the effects.
+    covariate of PDX models shifts the effects. With the drugs ABC there are three pairs of classes, one of which, A
+    and C, is in combinations of three alone.
     """
-    mice = []
+    mice, together = [], ["A + B", "B + C", "A + B + C"] if "C" in drugs else ["A + B"]
     for m in range(9):
         kind = "T1" if m < 5 else "T2"
-        arms = ["untreated", "A", "B", "A + B"]
+        arms = ["untreated", *drugs, *together]
         if m in (1, 6):
             arms += ["A", "A + B"]  # two mice each
         if m in (3, 8):
-            arms = ["untreated", "A", "B"]  # no combination: their effects are integrated out
+            arms = ["untreated", *drugs]  # no combination: their effects are integrated out
         if m in (4, 7):
-            arms = ["untreated", "A", "A + B"]  # B alone was never given
+            arms = [arm for arm in arms if arm not in ("B", "B + C")]  # B alone was never given
         if dosed:
             own = f"A {DOSES[m % 3]:g} mg/kg"
             arms = [arm.replace("A", own) for arm in arms] + [f"A {dose:g} mg/kg" for dose in DOSES[: m % 3]]
         mice += [(kind, f"M{m}", f"m{m}-{i}", arm) for i, arm in enumerate(arms)]
     return mice
+
+
+MODELS = [f"M{m}" for m in range(9)]
+#: published results beside the curves of three drugs: regressions of n PDX models, the SE of an effect (that of a TGI),
+#: and mice by class, with the effects from which one is SD, PR and CR
+REGRESSED, TGI_SE, NUM_CLASSED, CLASS_LIMITS = ("A | T1", 12), 0.2, 15, (0.4, 0.8, 1.2)
 
 
 def has_k(model: str) -> int:
@@ -141,8 +156,12 @@ def at_dose(arm: str, truth: dict[str, float]) -> float:
     """Effect of A at the dose that the arm names over that at 80 mg/kg; 1 where it names none."""
     if "mg/kg" not in arm:
         return 1.0
+    dose = float(arm.split()[1])
+    if "dose_slope[0]" in truth:
+        line = 1.0 + truth["dose_slope[0]"] * np.log(dose / DOSES[-1])
+        return SMOOTHING * np.logaddexp(0.0, line / SMOOTHING) / (SMOOTHING * np.logaddexp(0.0, 1.0 / SMOOTHING))
     power, half = truth["hill[0]"], DOSES[-1] * np.exp(truth["ln_ed50[0]"])
-    at, most = (x**power / (x**power + half**power) for x in (float(arm.split()[1]), DOSES[-1]))
+    at, most = (x**power / (x**power + half**power) for x in (dose, DOSES[-1]))
     return at / most
 
 
@@ -151,10 +170,14 @@ def prior_draw(rng: np.random.Generator) -> dict[str, float]:
     return drawn | {name: float(np.exp(rng.normal(*at))) for name, at in LOGNORMAL.items()}
 
 
-def combined(a: float, b: float, phi: float, gamma: float, width: float = SMOOTHING) -> float:
-    """max of two effects, rounded off over `width`, plus phi times the other, plus gamma."""
-    share = 1.0 / (1.0 + np.exp((b - a) / width))
-    return share * a + (1 - share) * b + phi * (share * b + (1 - share) * a) + gamma
+def combined(effect: dict[str, float], phi: dict[str, float], gamma: dict[str, float], width: float) -> float:
+    """max of the effects, rounded off over `width`; each other adds phi times its own, each pair gamma."""
+    weight = {drug: np.exp((own - max(effect.values())) / width) for drug, own in effect.items()}
+    leads = {drug: own / sum(weight.values()) for drug, own in weight.items()}
+    joint = sum(leads[drug] * own for drug, own in effect.items())
+    for a, b in combinations(sorted(effect), 2):
+        joint += phi[a + b] * (leads[a] * effect[b] + leads[b] * effect[a]) + gamma[a + b]
+    return joint
 
 
 def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
@@ -173,9 +196,10 @@ def courses(day: np.ndarray, shape: CurveShape) -> tuple[np.ndarray, ...]:
 
 
 def simulate(
-    rng: np.random.Generator, shape: CurveShape, dosed: bool = False, responders: bool = False
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Truths by the name of the quantity, and ln volumes by mouse."""
+    rng: np.random.Generator, shape: CurveShape, law: str = "none", responders: bool = False, drugs: str = "AB"
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Truths by the name of the quantity, ln volumes by mouse, and with three drugs published results beside them."""
+    dosed = law != "none"
     p = prior_draw(rng)
     truth = {
         "mu_ln_growth": p["growth.mouse.ln_rate"],
@@ -205,17 +229,23 @@ def simulate(
         "omega_combination": p["class_pairs.default.between_models"],
     }
     t = truth
-    phi, gamma = rng.normal(t["mu_phi"], t["omega_phi"]), rng.normal(t["mu_gamma"], t["omega_gamma"])
-    t |= {"phi[0]": phi, "gamma[0]": gamma}
+    phi, gamma = {}, {}
+    for k, (a, b) in enumerate(combinations(drugs, 2)):
+        phi[a + b] = rng.normal(t["mu_phi"], t["omega_phi"])
+        gamma[a + b] = rng.normal(t["mu_gamma"], t["omega_gamma"])
+        t |= {f"phi[{k}]": phi[a + b], f"gamma[{k}]": gamma[a + b]}
     if dosed:
-        ln_ed50, ln_hill = (rng.normal(*at) for at in DOSE_NORMAL.values())
+        of_law = [rng.normal(*at) for at in DOSE_NORMAL[law].values()]
         beta = [rng.normal(*at) for at in COVARIATE_NORMAL.values()]
-        t |= {"ln_ed50[0]": ln_ed50, "hill[0]": np.exp(ln_hill)}
+        if law == "emax":
+            t |= {"ln_ed50[0]": of_law[0], "hill[0]": np.exp(of_law[1])}
+        else:
+            t |= {"dose_slope[0]": np.exp(of_law[0])}
         t |= {f"covariate_effect[{k}]": value for k, value in enumerate(beta)}
     if responders:
         t |= {"responder_share": rng.beta(*SHARE), "responder_shift": np.exp(rng.normal(*LN_SHIFT))}
     mean, spread, loss = {}, {}, {}
-    for d, drug in enumerate(("A", "B")):
+    for d, drug in enumerate(drugs):
         of_class = rng.normal(t["mu_effect"], t["omega_effect_class"])
         of_drug = rng.normal(of_class, t["omega_effect_drug"])
         t |= {f"effect_class[{d}]": of_class, f"effect_drug[{d}]": of_drug}
@@ -235,27 +265,28 @@ def simulate(
     _, _, at_reference, waned = courses(np.array([REFERENCE_DAYS]), shape)
     bend = (waned / at_reference)[0]
     scale = {kind: rng.normal(t["mu_ln_sigma"], t["omega_ln_sigma_type"]) for kind in ("T1", "T2")}
-    arms = sorted({(arm, kind) for kind, _, _, arm in layout(dosed)}, key=" | ".join)
+    mice = layout(dosed, drugs)
+    arms = sorted({(arm, kind) for kind, _, _, arm in mice}, key=" | ".join)
     of_arm = {(arm, kind): rng.normal(scale[kind], t["omega_ln_sigma_arm"]) for arm, kind in arms}
     t |= {"ln_sigma_type[0]": scale["T1"], "ln_sigma_type[1]": scale["T2"]}
     t |= {f"ln_sigma_arm[{k}]": of_arm[arm] for k, arm in enumerate(arms)}
     curves, cells, growths = {}, {}, {}
-    mice = layout(dosed)
-    together = {model: arm for _, model, _, arm in mice if "+" in arm}
+    together = {model: dict.fromkeys(arm for _, own, _, arm in mice if own == model and "+" in arm) for model in MODELS}
     for kind, model, mouse, arm in mice:
         if model not in growths:
             growths[model] = np.exp(rng.normal(of_type[kind], between[kind]))
             more = t["responder_shift"] * (rng.random() < t["responder_share"]) if responders else 0.0
-            for d, drug in enumerate("AB"):
+            for d, drug in enumerate(drugs):
                 cells[model, drug] = rng.normal(mean[drug, kind], spread[drug, kind]) + more
                 if dosed:
                     cells[model, drug] += t[f"covariate_effect[{d}]"] * (has_k(model) - SHARE_K[kind])
-            both = together.get(model, "A + B")
-            # gamma goes with the strengths of both drugs, of which B has 1; rounding and deviation with their root
-            dose, mean_dose = at_dose(both, t), np.sqrt(at_dose(both, t))
-            effect = (dose * cells[model, "A"], cells[model, "B"])
-            joint = combined(*effect, phi, dose * gamma, mean_dose * SMOOTHING)
-            cells[model, both] = joint + mean_dose * t["omega_combination"] * rng.normal()
+            for both in together[model] or ["A + B"]:
+                # gamma goes with the strengths of both drugs, of which B has 1; rounding and deviation with their root
+                dose, mean_dose = at_dose(both, t), np.sqrt(at_dose(both, t))
+                effect = {part[0]: cells[model, part[0]] * at_dose(part, t) for part in both.split(" + ")}
+                at_doses = {pair: dose * of_pair for pair, of_pair in gamma.items()}
+                joint = combined(effect, phi, at_doses, mean_dose * SMOOTHING)
+                cells[model, both] = joint + mean_dose * t["omega_combination"] * rng.normal()
             cells[model, "untreated"] = 0.0
         if arm.startswith("A ") and "+" not in arm:
             cells[model, arm] = at_dose(arm, t) * cells[model, "A"]
@@ -280,7 +311,14 @@ def simulate(
     t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
     # M0 and M1 have lone and replicated single agents behind a combination, M4 a drug that was never given alone
     t |= {"site M0 | A": cells["M0", "A"], "site M1 | A": cells["M1", "A"], "site M4 | B": cells["M4", "B"]}
-    return t, curves
+    rows = {}
+    if "C" in drugs:
+        above = stats.norm.sf((1.0 - mean["A", "T1"]) / spread["A", "T1"])
+        rows["r"] = np.array([rng.binomial(REGRESSED[1], above)], float)
+        rows["effect"] = np.array([rng.normal(mean["C", "T1"], np.hypot(spread["C", "T1"], TGI_SE))])
+        of_mice = rng.normal(mean["B", "T2"], np.hypot(spread["B", "T2"], t["omega_mouse"]), NUM_CLASSED)
+        rows["class_count"] = np.histogram(of_mice, [-np.inf, *CLASS_LIMITS, np.inf])[0].astype(float)
+    return t, curves, rows
 
 
 # ------------------------------------------------------------------------------------------------ the fits
@@ -292,21 +330,24 @@ class Design(NamedTuple):
     panel: Panel
     orthogonal: np.ndarray  # [n, 3], the same for every mouse, of curves with independent residuals
     fixed: np.ndarray  # [n] of ln volume, whatever the coefficients
-    dosed: bool = False
+    law: str = "none"
     responders: bool = False
+    drugs: str = "AB"
+    evidence: Evidence | None = None
 
     def model(self):
         return build_model(self.panel, priors(), responders="common" if self.responders else "none")
 
     def simulate(self, rng: np.random.Generator):
-        return simulate(rng, self.panel.shape, self.dosed, self.responders)
+        return simulate(rng, self.panel.shape, self.law, self.responders, self.drugs)
 
 
 @pytest.fixture(scope="module")
 def designs(tmp_path_factory) -> dict[str, Design]:
     found = {law: designed(tmp_path_factory, shape) for law, shape in SHAPES.items()}
     found |= {"common responders": found["exponential"]._replace(responders=True)}
-    return found | {"emax, covariate": designed(tmp_path_factory, SHAPES["exponential"], dosed=True)}
+    found |= {f"{law}, covariate": designed(tmp_path_factory, SHAPES["exponential"], law) for law in DOSE_NORMAL}
+    return found | {"three drugs, evidence": designed(tmp_path_factory, SHAPES["exponential"], drugs="ABC")}
 
 
 @pytest.fixture(scope="module")
@@ -314,20 +355,31 @@ def design(designs) -> Design:
     return designs["exponential"]
 
 
-def designed(tmp_path_factory, shape: CurveShape, dosed: bool = False) -> Design:
-    path = tmp_path_factory.mktemp("sbc") / "table.csv"
+def designed(tmp_path_factory, shape: CurveShape, law: str = "none", drugs: str = "AB") -> Design:
+    path, dosed = tmp_path_factory.mktemp("sbc") / "table.csv", law != "none"
     rng = np.random.default_rng(0)
     lines = ["study,tumour_type,pdx_model,K,mouse,arm,day,volume_mm3"]
-    for kind, model, mouse, arm in layout(dosed):
+    for kind, model, mouse, arm in layout(dosed, drugs):
         own = f"S,{kind},{model},{has_k(model)},{mouse},{arm}"
         lines += [f"{own},{day:g},{200 * np.exp(0.1 * rng.normal()):.3f}" for day in DAYS]
     path.write_text("\n".join(lines) + "\n")
-    doses = DoseResponse("emax", {"A": DOSES[-1]}) if dosed else None
+    doses = DoseResponse(law, {"A": DOSES[-1]}) if dosed else None
     panel = build_panel(read_dataset(path, doses=dosed), CLASSES, shape, (), doses, ("K",) if dosed else ())
     fixed, *columns = courses(DAYS, shape)
     orthogonal = np.linalg.solve(ROOT, np.stack(columns, 1)) @ np.linalg.inv(panel.curves.triangle[0])
     assert np.allclose(orthogonal.T @ orthogonal, np.eye(3)) and np.ptp(panel.curves.triangle, axis=0).max() < 1e-12
-    return Design(panel, orthogonal, fixed, dosed)
+    return Design(panel, orthogonal, fixed, law, drugs=drugs, evidence=published(panel) if "C" in drugs else None)
+
+
+def published(panel: Panel) -> Evidence:
+    """One row of each kind, as the table would give them; what was observed is replaced data set by data set."""
+    cell = {name: np.array([panel.labels.drug_type.index(name)], np.int32) for name in ("A | T1", "C | T1", "B | T2")}
+    bounds = np.array([-UNBOUNDED, *CLASS_LIMITS, UNBOUNDED])
+    return Evidence(
+        *(cell["A | T1"], np.zeros(1), np.array([float(REGRESSED[1])]), np.ones(1)),
+        *(cell["C | T1"], np.zeros(1), np.full(1, TGI_SE)),
+        *(np.repeat(cell["B | T2"], 4), np.zeros(4), bounds[:-1], bounds[1:]),
+    )
 
 
 def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
@@ -361,11 +413,12 @@ def flat(design: Design, sites: dict[str, jax.Array], key: jax.Array) -> dict[st
 def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, ranks [data set, quantity] in 0..KEPT, and the share of divergent draws; one program for all fits."""
     rng = np.random.default_rng(seed)
-    truths, tables = zip(*(design.simulate(rng) for _ in range(num_data_sets)), strict=True)
+    truths, tables, published = zip(*(design.simulate(rng) for _ in range(num_data_sets)), strict=True)
     names = sorted(truths[0])
     statistics = np.stack([statistics_of(design, curves) for curves in tables])
+    rows = {name: np.stack([own[name] for own in published]) for name in published[0]}
     with jax.enable_x64(True):
-        model, arrays = design.model(), arrays_of(design.panel)
+        model, arrays = design.model(), arrays_of(design.panel, design.evidence)
         # the start is the same for all: the centre of the priors, and one scale
         guess = first_guess(jax.random.key(0), model, arrays, {})
         start = Start(guess, {name: jnp.full_like(v, 0.3) for name, v in guess.items()}, np.zeros(0))
@@ -374,8 +427,9 @@ def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple
         )
 
         def one_fit(item):
-            key, numbers = item
+            key, numbers, observed = item
             own = arrays._replace(curves=arrays.curves._replace(statistics=numbers))
+            own = own._replace(evidence=own.evidence._replace(**observed)) if observed else own
             state = sampler.init(key, jnp.zeros_like(ravel_pytree(guess)[0]))
 
             # warm-up and draws in one loop, so that the sampler is compiled once
@@ -401,7 +455,7 @@ def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple
 
         keys = jax.random.split(jax.random.key(seed), num_data_sets)
         fits = jax.jit(lambda items: jax.lax.map(one_fit, items, batch_size=batch))
-        draws, diverging = fits((keys, jnp.asarray(statistics)))
+        draws, diverging = fits((keys, jnp.asarray(statistics), jax.tree.map(jnp.asarray, rows)))
     truth = np.array([[t[name] for name in names] for t in truths])
     ranks = np.sum(np.asarray(draws) < truth[:, None, :], axis=1)
     return names, ranks, np.asarray(diverging) / (KEPT * THIN)
@@ -461,22 +515,29 @@ def test_the_band_knows_uniform_ranks_from_others():
 
 
 @pytest.mark.parametrize(
-    "law", ["exponential", "emax, covariate", pytest.param("common responders", marks=pytest.mark.slow)]
+    "law",
+    [
+        "exponential",
+        "emax, covariate",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_ALONE),
+    ],
 )
 def test_the_generator_and_the_model_agree_on_what_is_ranked(designs, law):
     """Every truth has a parameter of the model beside it: a quantity without ranks would never be missed."""
     design = designs[law]
-    truth, curves = design.simulate(np.random.default_rng(1))
-    assert set(curves) == {mouse for _, _, mouse, _ in layout()} or design.dosed
+    truth, curves, rows = design.simulate(np.random.default_rng(1))
+    assert set(curves) == {mouse for _, _, mouse, _ in layout(design.law != "none", design.drugs)}
+    assert bool(rows) == (design.evidence is not None)
     panel = design.panel
     assert (panel.sites.mouse >= 0).sum() > 4 and (panel.combinations.shared >= 0).sum() == 2
     with jax.enable_x64(True):
-        model, arrays = design.model(), arrays_of(panel)
+        model, arrays = design.model(), arrays_of(panel, design.evidence)
         guess = first_guess(jax.random.key(0), model, arrays, {})
         values = jax.jit(partial(constrain_fn, model, (arrays,), {}, return_deterministic=True))(guess)
         found = flat(design, values, jax.random.key(1))
     assert set(found) - {f"ln_growth[{i}]" for i in range(1, 8)} == set(truth)
-    assert set(priors()) == {*PRIORS, *DOSE_PRIORS["emax"], *COVARIATE_NORMAL, *RESPONDER_PRIORS["common"]}
+    of_laws = {name for law in DOSE_PRIORS.values() for name in law}
+    assert set(priors()) == {*PRIORS, *of_laws, *COVARIATE_NORMAL, *RESPONDER_PRIORS["common"]}
 
 
 @pytest.mark.long
@@ -498,7 +559,14 @@ def test_ranks_of_forty_data_sets_are_uniform(designs, law, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "seed"),
-    [("exponential", 202), ("gompertz", 212), ("emax, covariate", 223), ("common responders", 245)],
+    [
+        ("exponential", 202),
+        ("gompertz", 212),
+        ("emax, covariate", 223),
+        ("common responders", 245),
+        ("log_linear, covariate", 251),
+        ("three drugs, evidence", 261),
+    ],
 )
 def test_ranks_of_five_hundred_data_sets_are_uniform(designs, law, seed):
     names, ranks, diverging = ranks_of(designs[law], seed, 13 * BATCH, BATCH)
