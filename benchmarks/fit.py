@@ -1,12 +1,15 @@
 """How long does a posterior over thousands of real curves take, beside a point estimate of the linear model in lme4?
 
     python benchmarks/fit.py [--repeats 3] [--empty-only] [FILE]
+    python benchmarks/fit.py --memory [FILE]
 
 Each repeat runs, one after the other in one session so that a noisy machine hits both: R's lme4 (random lines of PDX
 model, drug x tumour type and mouse; maximum likelihood), and `vtrial fit FILE` on the same rows as a process of its own
 from start to posterior on disk, with an empty compilation cache and again with a full one. Medians and ratios are
 printed, where the time of each fit went, and the peak of its memory. lme4 is skipped, with the reason, where there is
-no Rscript or no lme4 (Debian: r-cran-lme4). Effective draws a second beside other samplers: `effective_draws.py`.
+no Rscript or no lme4 (Debian: r-cran-lme4). `--memory` asks for its peak at several numbers of mice and draws alone,
+by fits with short trajectories, which need as much of it. Effective draws a second beside other samplers:
+`effective_draws.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -42,10 +46,15 @@ STAGE = re.compile(
 )
 
 
-def vtrial_fit(file: Path, cache: Path) -> dict:
+#: settings of a fit that is asked for its memory alone: it passes no gates
+SHORT = ("fit.warmup=50", "fit.svi_steps=200", "fit.max_tree_depth=3")
+
+
+def vtrial_fit(file: Path, cache: Path, settings: Sequence[str] = ()) -> dict:
     """Wall time of one fit as a process of its own, what its manifest says, where its time went, its peak of memory."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "vtrial", "fit", str(file), "--out", f"{folder}/run"]
+        command += [word for setting in settings for word in ("--set", setting)]
         log = Path(folder, "stderr")
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_LOG_COMPILES": "1"}
         begun = time.perf_counter()
@@ -61,6 +70,7 @@ def vtrial_fit(file: Path, cache: Path) -> dict:
         "seconds": round(seconds, 1),
         "where": where(told, fit["seconds"], seconds),
         "gates passed": fit["passed"],
+        "mice": fit["mice"],
         "peak GiB": round(used.ru_maxrss / 2**20, 2),
         "processor seconds": round(used.ru_utime + used.ru_stime, 1),
         "largest programs": largest(told),
@@ -129,12 +139,35 @@ def lme4_fit(table: Path, script: Path) -> dict | str:
     return {"fit": float(last.split()[0]), "process": seconds, "processor": used.ru_utime + used.ru_stime}
 
 
+def memory(file: Path) -> None:
+    """Peak of memory of fits of half and all tumour types with growing numbers of draws, and their growth."""
+    from vtrial.experiment import load_experiment
+    from vtrial.inputs import read_inputs
+
+    used = read_inputs(load_experiment(file)).dataset.used.drop_duplicates("mouse_key")
+    counts = used["tumour_type"].value_counts().sort_index()
+    half = list(counts.index[: max(1, len(counts) // 2)])
+    found = []
+    with tempfile.TemporaryDirectory() as cache:
+        for types, draws in ((half, 500), (half, 2000), (list(counts.index), 500), (list(counts.index), 2000)):
+            settings = (f"data.tumour_types=[{', '.join(types)}]", f"fit.draws={draws}", *SHORT)
+            fit = vtrial_fit(file, Path(cache), settings)
+            found.append((fit["mice"], 4 * draws, fit["peak GiB"]))
+            print("{:6,} mice x {:6,} draws: {:.2f} GiB at the peak".format(*found[-1]), flush=True)
+    (mice, draws, least), *_, (most_mice, most_draws, most) = found
+    times = most_mice * most_draws / (mice * draws)
+    print(f"mice x draws {times:.1f} times as many, memory {most / least:.2f} times as much")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--empty-only", action="store_true", help="no second fit with a full cache")
+    parser.add_argument("--memory", action="store_true", help="the peak of memory at several numbers of mice and draws")
     chosen = parser.parse_args()
+    if chosen.memory:
+        return memory(chosen.file)
     names = ("vtrial, empty cache", "vtrial, full cache")[: 1 if chosen.empty_only else 2]
     wall: dict[str, list[float]] = {name: [] for name in (*names, "lme4")}
     processor: dict[str, list[float]] = {name: [] for name in wall}
@@ -163,7 +196,7 @@ def main() -> None:
     for what, seconds in (("time", wall), ("processor time", processor)):
         if seconds["lme4"]:
             ratios = [a / b for a, b in zip(seconds["vtrial, empty cache"], seconds["lme4"], strict=True)]
-            print(f"vtrial with an empty cache over lme4, {what}: median ratio {statistics.median(ratios):.0f}")
+            print(f"vtrial with an empty cache over lme4, {what}: median ratio {statistics.median(ratios):.1f}")
 
 
 if __name__ == "__main__":
