@@ -153,7 +153,7 @@ def main() -> None:
         sys.exit(f"{chosen.table} is not here")
     with tempfile.TemporaryDirectory() as work:
         folder, rows = Path(work), []
-        runs = folder if chosen.runs is None else chosen.runs.absolute()
+        runs = folder / "runs" if chosen.runs is None else chosen.runs.absolute()
         runs.mkdir(parents=True, exist_ok=True)
         for name, table in study_tables(chosen.table, folder).items():
             if chosen.study and name not in chosen.study:
