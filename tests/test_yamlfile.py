@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -89,10 +88,9 @@ def test_aliases_that_explode_are_refused_at_once(tmp_path: Path) -> None:
     rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     file = tmp_path / "bomb.yaml"
     file.write_text("\n".join(rows))
-    start = time.perf_counter()
+    # 9^12 items if they were followed: it would not come back
     with pytest.raises(InputError, match=r"bomb.yaml:1: a0: .*not allowed"):
         read_yaml(file)
-    assert time.perf_counter() - start < 1.0
 
 
 SCALARS = [
