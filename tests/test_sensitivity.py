@@ -8,9 +8,19 @@ import jax
 import numpy as np
 import pytest
 
+from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS
+from vtrial.posterior import POPULATION
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import load_priors
-from vtrial.sensitivity import RecordingSampler, _rank_correlation, _scaled, _thirds, cumulative_divergence
+from vtrial.sensitivity import (
+    FIT_PRIORS,
+    OF_LOGARITHM,
+    RecordingSampler,
+    _rank_correlation,
+    _scaled,
+    _thirds,
+    cumulative_divergence,
+)
 
 NUM_DRAWS = 4000
 
@@ -81,3 +91,13 @@ def test_recording_changes_no_draw() -> None:
             plain.resolved("translation.ln_kill_scale", tag.strip(), tag=tag),
         )
     assert set(recording.taken["translation.ln_kill_scale.default"]) == {" FAK", " RAF/MEK"}
+
+
+def test_every_prior_of_a_fit_is_scaled() -> None:
+    """Those of the covariates have a name for each class, and are read besides."""
+    of_options = {name for options in (DOSE_PRIORS, RESPONDER_PRIORS) for names in options.values() for name in names}
+    assert set(FIT_PRIORS.values()) == {*PRIORS, *of_options}
+    assert set(OF_LOGARITHM) < set(FIT_PRIORS) <= set(POPULATION)
+    for name in of_options | {*PRIORS}:
+        assert load_priors().distribution(name) is not None
+    assert all(FIT_PRIORS[site].split(".")[-1].startswith("ln_") for site in OF_LOGARITHM)

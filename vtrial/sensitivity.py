@@ -23,7 +23,7 @@ import xarray as xr
 
 from vtrial.diagnostics import pareto_smoothed
 from vtrial.errors import InputError
-from vtrial.inputs import Inputs, marks
+from vtrial.inputs import Inputs, covariate_priors, marks
 from vtrial.posterior import Draws
 from vtrial.prior_draws import PriorSampler
 from vtrial.priors import Priors
@@ -35,6 +35,14 @@ FIT_PRIORS: Mapping[str, str] = {
     "mu_ln_growth": "growth.mouse.ln_rate",
     "omega_ln_growth_type": "growth.mouse.between_types",
     "omega_ln_growth": "growth.mouse.between_models",
+    "mu_intercept": "growth.mouse.ln_volume_start",
+    "omega_intercept": "growth.mouse.intercept_sd",
+    "omega_mouse": "growth.mouse.ln_between_mice_relative",
+    "omega_curvature": "growth.mouse.ln_curvature_sd",
+    "mu_ln_sigma": "growth.mouse.ln_residual_sd",
+    "omega_ln_sigma_type": "growth.mouse.ln_residual_between_types",
+    "omega_ln_sigma_arm": "growth.mouse.ln_residual_between_arms",
+    "omega_ln_sigma": "growth.mouse.ln_residual_spread",
     "loss": "growth.mouse.loss",
     "omega_loss": "growth.mouse.loss_spread",
     "slowing": "growth.mouse.slowing",
@@ -51,7 +59,12 @@ FIT_PRIORS: Mapping[str, str] = {
     "omega_combination": "class_pairs.default.between_models",
     "responder_share": "classes.default.responder_share",
     "responder_shift": "classes.default.responder_shift",
+    "ln_ed50": "dose_response.ln_ed50",
+    "hill": "dose_response.ln_hill",
+    "dose_slope": "dose_response.ln_slope",
 }
+#: sites whose prior is one of their logarithm
+OF_LOGARITHM = ("omega_mouse", "omega_curvature", "hill", "dose_slope")
 COLUMNS = (
     "tumour_type",
     "arm",
@@ -143,7 +156,13 @@ def prior_densities(inputs: Inputs, draws: Draws, tumour_index: int) -> dict[str
         add(name, np.stack(list(tags.values()), axis=1))
     for site, name in FIT_PRIORS.items():
         if site in draws:
-            add(name, np.asarray(draws.get(site), np.float64).reshape(draws.size, -1))
+            values = np.asarray(draws.get(site), np.float64).reshape(draws.size, -1)
+            add(name, np.log(values) if site in OF_LOGARITHM else values)
+    if experiment.fit.covariates:
+        labels = [label.split(" | ") for label in draws.labels("class_covariate")]
+        of_key = covariate_priors(experiment, priors, sorted({drug_class for drug_class, _ in labels}))
+        for place, (drug_class, covariate) in enumerate(labels):
+            add(of_key[f"{covariate}.{drug_class}"], draws.get("covariate_effect")[:, [place]])
     return {name: (uses, density, mean / uses) for name, (uses, density, mean) in found.items()}
 
 
