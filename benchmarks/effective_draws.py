@@ -33,7 +33,6 @@ from vtrial.curve_density import coefficient_covariance, coefficient_mean
 from vtrial.dataset import read_dataset
 from vtrial.diagnostics import arviz
 from vtrial.experiment import load_experiment
-from vtrial.fitting import curve_shape
 from vtrial.growth_laws import reference_bend
 from vtrial.inference import fit
 from vtrial.inputs import read_inputs
@@ -191,7 +190,7 @@ def main() -> None:
         kept[columns].to_csv(path, index=False)
         dataset = read_dataset(path)
     config = FitConfig(chains=2, warmup=chosen.warmup, draws=chosen.draws, block=50)
-    panel = build_panel(dataset, inputs.drug_class, curve_shape(config))
+    panel = build_panel(dataset, inputs.drug_class, config.curve_shape)
     with jax.enable_x64(True):
         arrays, prior = arrays_of(panel), inputs.priors.distributions(PRIORS)
         print(f"{len(panel.labels.mouse)} mice of {len(panel.labels.pdx_model)} PDX models, {config.chains} chains of "

@@ -20,7 +20,6 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import potential_energy
 
 from vtrial.experiment import load_experiment
-from vtrial.fitting import curve_shape
 from vtrial.inference import first_guess
 from vtrial.inputs import read_inputs
 from vtrial.model import arrays_of, build_model
@@ -36,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=REPOSITORY / "experiments" / "pdxe.yaml")
     inputs = read_inputs(load_experiment(parser.parse_args().file, [], False))
-    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(inputs.experiment.fit))
+    panel = build_panel(inputs.dataset, inputs.drug_class, inputs.experiment.fit.curve_shape)
     with jax.enable_x64(True):
         arrays, model = arrays_of(panel), build_model(panel, inputs.priors.distributions(PRIORS))
         growth = {"ln_growth": jnp.asarray(panel.initial_growth)}

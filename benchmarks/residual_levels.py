@@ -23,7 +23,6 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from vtrial.experiment import load_resolved
-from vtrial.fitting import curve_shape
 from vtrial.inputs import read_inputs
 from vtrial.panel import build_panel
 from vtrial.posterior import Draws
@@ -48,7 +47,7 @@ def read(run: Path) -> pd.DataFrame:
     """One row a curve: tumour type, arm, mean effect of the arm, ln residual SD and its sampling variance."""
     folder = RunFolder(run)
     inputs = read_inputs(load_resolved(folder.file("experiment.yaml")))
-    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(inputs.experiment.fit))
+    panel = build_panel(inputs.dataset, inputs.drug_class, inputs.experiment.fit.curve_shape)
     with folder.open_posterior() as tree:
         draws = Draws(tree)
         effect = dict(zip(draws.labels("drug_type"), draws.get("effect").mean(0), strict=True))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 import pytest
+import yaml
 
 from vtrial.config import Experiment
 from vtrial.consequences import Consequence, _average_drug, consequences, sentence
+from vtrial.model_format import CurveShape
+from vtrial.mouse_prior import PriorDraws
+from vtrial.prior_draws import PriorSampler
+from vtrial.prior_mice import GROWN, NUM_MICE, prior_mice
 from vtrial.priors import load_priors
 from vtrial.report.prior_images import consequences_image
 
@@ -51,7 +57,7 @@ def test_lines_of_an_experiment() -> None:
 
 
 def test_common_responders_are_told_where_the_fit_has_them(monkeypatch) -> None:
-    """Their two lines are the quantiles of their priors, the patients have the component, and no other line moves."""
+    """Two lines are the quantiles of their priors, mice and patients have the component, and no other line moves."""
     priors, plain = load_priors(), experiment()
     common = plain.model_copy(update={"fit": plain.fit.model_copy(update={"responders": "common"})})
     seen = []
@@ -67,7 +73,10 @@ def test_common_responders_are_told_where_the_fit_has_them(monkeypatch) -> None:
     seen.clear()
     lines = consequences(common, priors, draws=size, patients=1)
     assert seen and all(seen)
-    assert [line for line in lines if not line.names[0].startswith("classes.default.responder")] == before
+    others = [line for line in lines if not line.names[0].startswith("classes.default.responder")]
+    assert [line for line in others if line.quantity != "mice"] == [line for line in before if line.quantity != "mice"]
+    of_mice = [[line for line in each if line.quantity == "mice"] for each in (before, others)]
+    assert all(more.mean > line.mean for line, more in zip(*of_mice, strict=True)) and len(of_mice[0]) == 2
     for name in ("responder_share", "responder_shift"):
         entry = priors.entry(f"classes.default.{name}")
         (line,) = (line for line in lines if line.names == (entry.name,))
@@ -93,3 +102,48 @@ def test_a_line_as_text() -> None:
     time = Consequence("a time", "days", "time", math.nan, 3.81, 14.4, 76.8, ())
     assert sentence(time) == "a time: 14.4 days [3.81, 76.8]"
     assert np.isnan(time.mean)
+
+
+def test_mice_of_narrow_priors_are_their_closed_form(tmp_path) -> None:
+    """No spread anywhere: every mouse grows alike, and two drugs of 0.9 together are 1.45 and respond."""
+    level = {"ln_rate": -2.5, "ln_volume_start": 5.0, "loss": 0.5, "slowing": 0.2, "phi": 0.5, "gamma": 0.1}
+    shipped, entries = load_priors(), {}
+    for prefix in ("growth.mouse", "classes.default", "class_pairs.default"):
+        for name in shipped.names(prefix):
+            *path, last = name.split(".")
+            entry = shipped.entry(name)
+            narrow = {
+                "normal": {"loc": level.get(last, 0.9), "scale": 1e-6},
+                "halfnormal": {"scale": 1e-6},
+                "lognormal": {"median": 1e-5, "sigma": 0.1},
+                "beta": dict(entry.parameters),
+            }[entry.family]
+            own = {"family": entry.family, "parameters": narrow, "unit": entry.unit, "source": "a test"}
+            where = entries
+            for part in path:
+                where = where.setdefault(part, {})
+            where[last] = own | {"certainty": "assumed", "note": "next to no spread"}
+    (tmp_path / "narrow.yaml").write_text(yaml.safe_dump(entries))
+    priors, size = load_priors([tmp_path / "narrow.yaml"]), 20
+    shape = CurveShape()
+    found = prior_mice(
+        PriorSampler(jax.random.key(2), priors, size), PriorDraws(jax.random.key(1), priors, size), shape
+    )
+    assert found.grown.shape == found.one.shape == found.two.shape == (size, NUM_MICE)
+    q = GROWN - (1 - math.exp(-shape.loss_rate * GROWN)) / shape.loss_rate
+    np.testing.assert_allclose(found.grown, math.exp(math.exp(-2.5) * (GROWN - 0.2 * q)), rtol=1e-3)
+    assert not found.one.any() and found.two.all()
+
+
+def test_mice_of_the_priors_are_lines_of_their_own() -> None:
+    priors, size = load_priors(), 400
+    mice = PriorDraws(jax.random.key(1), priors, size)
+    found = prior_mice(PriorSampler(jax.random.key(2), priors, size), mice, CurveShape())
+    assert np.isfinite(found.grown).all() and np.all(found.grown > 0)
+    one, two = found.one.mean(1), found.two.mean(1)
+    assert 0.02 < one.mean() < two.mean() < 0.6, "a second drug adds more than it takes"
+    # with common responders more respond, by the draws of the same names
+    common = PriorDraws(jax.random.key(1), priors, size, responders=True)
+    more = prior_mice(PriorSampler(jax.random.key(2), priors, size), common, CurveShape())
+    np.testing.assert_array_equal(more.grown, found.grown)
+    assert more.one.mean() > found.one.mean()

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from vtrial.fields import Count, Duration, Scalar, Section, Seed, Share, Text, Texts, listed
+from vtrial.model_format import CurveShape
 from vtrial.regimen import Dosing
 from vtrial.yamlfile import fault, nearest
 
@@ -130,6 +131,12 @@ class FitConfig(Section):
     max_tree_depth: int = Field(default=8, ge=1, le=20, description="greatest tree depth of NUTS")
     mouse_level: bool = Field(default=False, description="true keeps the draws of every mouse in posterior.nc too")
     gates: Gates = Field(default=Gates(), description="convergence gates")
+
+    @property
+    def curve_shape(self) -> CurveShape:
+        """The constants of a curve."""
+        slow = 0.0 if self.growth == "exponential" else self.deceleration
+        return CurveShape(self.loss_rate, self.residual_days, self.residual_white, self.growth, slow)
 
 
 class MiceConfig(Section):

@@ -16,8 +16,10 @@ from scipy.special import expit, logit
 
 from vtrial.config import Arm, Cohort, Experiment
 from vtrial.errors import InputError
+from vtrial.model_format import CurveShape
 from vtrial.mouse_prior import PriorDraws
 from vtrial.prior_draws import PriorSampler
+from vtrial.prior_mice import DAYS, GROWN, prior_mice
 from vtrial.priors import Entry, Priors
 from vtrial.published import VISITS, arms_alone
 from vtrial.rates import response_rates
@@ -27,7 +29,7 @@ from vtrial.trial import simulate
 
 _WEIGHTS = ("human_weight_kg", "mouse_weight_g")
 
-Quantity = Literal["time", "share", "rate"]
+Quantity = Literal["time", "share", "growth", "mice", "rate"]
 
 
 class Consequence(NamedTuple):
@@ -37,10 +39,11 @@ class Consequence(NamedTuple):
     ----------
     what, unit : str
         In plain words; days or %.
-    quantity : "time", "share" or "rate"
-        A time, a share of growth or kill, or a response rate.
+    quantity : "time", "share", "growth", "mice" or "rate"
+        A time, a share of growth or kill, a volume over that at the start, a response rate of mice or of patients.
     mean, q05, q50, q95 : float
-        Over draws of the priors. A mean of times is not given (NaN): a slow tumour would rule it.
+        Over draws of the priors, of volumes over mice too. A mean of times or volumes is not given (NaN): one slow or
+        one fast tumour would rule it.
     names : tuple of str
         The priors behind it.
     known : tuple of float
@@ -66,7 +69,7 @@ def parameters_text(entry: Entry) -> str:
 def sentence(line: Consequence) -> str:
     """A line as text: ``what: median (mean) [90 % interval]``, and what was published."""
     said = f"{line.what}: {line.q50:.3g} {line.unit} [{line.q05:.3g}, {line.q95:.3g}]"
-    if line.quantity == "rate":
+    if line.quantity in ("mice", "rate"):
         said = f"{line.what}: {line.q50:.2g} {line.unit} [{line.q05:.2g}, {line.q95:.2g}], mean {line.mean:.2g}"
     known = ", ".join(f"{value:.3g}" for value in line.known)
     return f"{said}; published {known} {line.unit}" if known else said
@@ -76,7 +79,7 @@ def _line(
     what: str, quantity: Quantity, values: np.ndarray, names: Sequence[str], known: Sequence[float] = ()
 ) -> Consequence:
     q05, q50, q95 = np.quantile(values, [0.05, 0.5, 0.95])
-    mean = math.nan if quantity == "time" else float(values.mean())
+    mean = math.nan if quantity in ("time", "growth") else float(values.mean())
     unit = "days" if quantity == "time" else "%"
     return Consequence(what, unit, quantity, mean, float(q05), float(q50), float(q95), tuple(names), tuple(known))
 
@@ -138,6 +141,7 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
             _line("of PDX models and patients are common responders", "share", share, names[:1]),
             _line("more of the growth does every drug take off in a common responder", "share", shift, names[1:]),
         ]
+    lines += _mouse_lines(experiment.fit.curve_shape, mice, sampler, classes)
     shares = [f"translation.{name}" for name in ("resistant_share", "resistant_logit_sd")]
     lines.append(
         _line("of the patients are resistant: the drug does nothing in them", "share", 100 * resistant, shares)
@@ -154,6 +158,35 @@ def consequences(experiment: Experiment, priors: Priors, draws: int, patients: i
             what = f"{cohort.tumour_type}: response rate of {arm.name}"
             lines.append(_line(what, "rate", 100 * rates[:, k, -1], ("classes", "translation", "patients"), known))
     return lines
+
+
+def _mouse_lines(
+    shape: CurveShape, mice: PriorDraws, sampler: PriorSampler, classes: Sequence[str]
+) -> list[Consequence]:
+    """Measured mice of new PDX models of a new tumour type: how far they grow, and how many respond."""
+    drawn = prior_mice(sampler, mice, shape)
+    pair = [f"class_pairs.default.{name}" for name in ("phi", "gamma", "between_models")]
+    responding = "of the mice of a new tumour type respond (mRECIST) by day"
+    return [
+        _line(
+            f"an untreated mouse tumour has on day {GROWN}, of its volume at the start",
+            "growth",
+            100 * drawn.grown,
+            ["growth.mouse"],
+        ),
+        _line(
+            f"{responding} {DAYS[-1]} to an average new drug",
+            "mice",
+            100 * drawn.one.mean(1),
+            ["growth.mouse", *classes],
+        ),
+        _line(
+            f"{responding} {DAYS[-1]} to two together",
+            "mice",
+            100 * drawn.two.mean(1),
+            ["growth.mouse", *classes, *pair],
+        ),
+    ]
 
 
 def _growth_lines(experiment: Experiment, priors: Priors, mice: PriorDraws, sampler: PriorSampler) -> list[Consequence]:

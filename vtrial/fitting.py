@@ -14,7 +14,6 @@ import numpy as np
 
 from vtrial.checkpoint import Checkpoint, clear
 from vtrial.conditional import mouse_draws
-from vtrial.config import FitConfig
 from vtrial.devices import Kind, devices_for, fit_kind
 from vtrial.diagnostics import check_gates, summarise
 from vtrial.dose_table import dose_table
@@ -25,7 +24,7 @@ from vtrial.inference import fit
 from vtrial.inputs import Inputs, covariate_priors, dose_response
 from vtrial.loo import left_out_density, loo_table
 from vtrial.model import arrays_of, build_model
-from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS, CurveShape
+from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS
 from vtrial.panel import build_panel
 from vtrial.posterior import NUM_CELL_DRAWS, PDX_MODEL_LEVEL, POPULATION, spread_evenly, to_datatree
 from vtrial.progress import Progress
@@ -74,7 +73,7 @@ def fit_stage(
     begun = time.perf_counter()
     cells = list(zip(inputs.evidence["drug"], inputs.evidence["tumour_type"], strict=True))
     doses = dose_response(experiment, inputs.dataset)
-    panel = build_panel(inputs.dataset, inputs.drug_class, curve_shape(config), cells, doses, config.covariates)
+    panel = build_panel(inputs.dataset, inputs.drug_class, config.curve_shape, cells, doses, config.covariates)
     evidence = evidence_arrays(inputs.evidence, panel.labels.drug_type) if cells else None
     stopping = fit_stopping_rule(inputs.dataset.used, inputs.dataset.detection_limit_mm3)
     chosen = devices_for(fit_kind(device))
@@ -108,7 +107,7 @@ def fit_stage(
     attributes = {
         "experiment": experiment.name,
         "fit_key": inputs.fit_key,
-        **curve_shape(config)._asdict(),
+        **config.curve_shape._asdict(),
         "detection_limit_mm3": inputs.dataset.detection_limit_mm3,
         "stopping_gap_days": stopping.gap_days,
         "synthetic": int(experiment.data.synthetic),
@@ -116,7 +115,7 @@ def fit_stage(
     }
     left_out = left_out_density(panel, values, result.draws)
     values = {**values, "left_out_density": left_out.pdx_model}
-    curves = curve_quantiles(within.coefficient, inputs.dataset, panel.labels.mouse, curve_shape(config))
+    curves = curve_quantiles(within.coefficient, inputs.dataset, panel.labels.mouse, config.curve_shape)
     stopping_rule = np.asarray(stopping.coefficient)
     tree = to_datatree(panel, values, result.stats, cells_kept, attributes, stopping_rule, curves)
     progress("diagnostics", 0, 1)
@@ -142,12 +141,6 @@ def fit_stage(
     folder.update_manifest({"fit": entry})
     clear(folder, "fit")
     return entry
-
-
-def curve_shape(config: FitConfig) -> CurveShape:
-    """The constants of a curve that a configuration sets."""
-    slow = 0.0 if config.growth == "exponential" else config.deceleration
-    return CurveShape(config.loss_rate, config.residual_days, config.residual_white, config.growth, slow)
 
 
 def _regated(inputs: Inputs, folder: RunFolder, entry: Mapping[str, Any]) -> dict[str, Any]:

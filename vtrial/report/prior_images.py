@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _PANELS = {
     "time": "days",
     "share": "% of what an untreated mouse tumour grows, or of the kill in a mouse",
-    "rate": "confirmed response rate, %",
+    "growth": "volume, % of that at the start",
+    "mice": "response rate of mice (mRECIST), %",
+    "rate": "confirmed response rate of patients, %",
 }
 
 
@@ -39,9 +41,10 @@ def consequences_image(lines: Sequence[Consequence], title: str) -> bytes:
         axes.set_yticks(rows, [textwrap.fill(one.what, 60) for one in part], fontsize=7.5, color=INK, parse_math=False)
         axes.set_ylim(len(part) - 0.5, -0.5)
         axes.set_xlabel(label, fontsize=9, color=MUTED)
-        if part[0].quantity == "time":
+        if part[0].quantity in ("time", "growth"):
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(FixedLocator([1, 3, 10, 30, 100, 300, 1000, 3000, 10000]))
+            ticks = [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000]
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
         else:
@@ -49,7 +52,7 @@ def consequences_image(lines: Sequence[Consequence], title: str) -> bytes:
         known = [(value, row) for row, one in enumerate(part) for value in one.known]
         if known:
             axes.plot(*zip(*known, strict=True), "D", color=PUBLISHED, markersize=4, label="published, read by nothing")
-        if part[0].quantity == "rate":
+        if part[0].quantity in ("mice", "rate"):
             axes.set_xlim(-1.0, 101.0)
         axes.grid(axis="x", color=GRID, linewidth=0.8)
         plain_axes(axes)
