@@ -88,7 +88,7 @@ def test_fit_is_the_penalised_maximum():
     pull = coefficient / COEFFICIENT_SD**2
     pull[0] = 0.0
     slope = design.T @ (later["last"].to_numpy() - hazard) - pull
-    # float32 storage moves the sum of ~700 terms of size up to 8 by 1e-7 each; L-BFGS stops at 1e-5 times the objective
+    # float32 storage moves the sum of ~700 terms of size up to 8 by 1e-7 each; trust-exact stops at a gradient of 1e-5
     scale = np.sqrt((design**2 * (hazard * (1 - hazard))[:, None]).sum(0))
     assert np.all(np.abs(slope) < 0.05 * scale + 0.01), "within a twentieth of the score's own standard error"
     assert abs(hazard.sum() - later["last"].sum()) < 0.02 * later["last"].sum()

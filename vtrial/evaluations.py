@@ -355,7 +355,7 @@ def priors(
     draws: Annotated[int, typer.Option(metavar="D", min=50, help="Draws of the priors.")] = 400,
     overrides: Sets = None,
 ) -> None:
-    """Print the priors of an experiment and what follows from them before any mouse: doubling times, response rates."""
+    """Print the priors of an experiment and what they say before any mouse: growth, responses of mice and patients."""
     from vtrial.experiment import load_experiment
     from vtrial.priors import load_priors
 
