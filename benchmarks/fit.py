@@ -71,6 +71,7 @@ def vtrial_fit(file: Path, cache: Path, settings: Sequence[str] = ()) -> dict:
         "where": where(told, fit["seconds"], seconds),
         "gates passed": fit["passed"],
         "mice": fit["mice"],
+        "draws": fit["draws"],
         "peak GiB": round(used.ru_maxrss / 2**20, 2),
         "processor seconds": round(used.ru_utime + used.ru_stime, 1),
         "largest programs": largest(told),
@@ -152,7 +153,7 @@ def memory(file: Path) -> None:
         for types, draws in ((half, 500), (half, 2000), (list(counts.index), 500), (list(counts.index), 2000)):
             settings = (f"data.tumour_types=[{', '.join(types)}]", f"fit.draws={draws}", *SHORT)
             fit = vtrial_fit(file, Path(cache), settings)
-            found.append((fit["mice"], 4 * draws, fit["peak GiB"]))
+            found.append((fit["mice"], fit["draws"], fit["peak GiB"]))
             print("{:6,} mice x {:6,} draws: {:.2f} GiB at the peak".format(*found[-1]), flush=True)
     (mice, draws, least), *_, (most_mice, most_draws, most) = found
     times = most_mice * most_draws / (mice * draws)

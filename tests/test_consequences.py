@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from vtrial.consequences import Consequence, _average_drug, consequences, senten
 from vtrial.model_format import CurveShape
 from vtrial.mouse_prior import PriorDraws
 from vtrial.prior_draws import PriorSampler
-from vtrial.prior_mice import GROWN, NUM_MICE, prior_mice
+from vtrial.prior_mice import DAYS, GROWN, NUM_MICE, prior_mice
 from vtrial.priors import load_priors
 from vtrial.report.prior_images import consequences_image
 
@@ -135,15 +136,59 @@ def test_mice_of_narrow_priors_are_their_closed_form(tmp_path) -> None:
     assert not found.one.any() and found.two.all()
 
 
-def test_mice_of_the_priors_are_lines_of_their_own() -> None:
-    priors, size = load_priors(), 400
-    mice = PriorDraws(jax.random.key(1), priors, size)
-    found = prior_mice(PriorSampler(jax.random.key(2), priors, size), mice, CurveShape())
-    assert np.isfinite(found.grown).all() and np.all(found.grown > 0)
-    one, two = found.one.mean(1), found.two.mean(1)
-    assert 0.02 < one.mean() < two.mean() < 0.6, "a second drug adds more than it takes"
-    # with common responders more respond, by the draws of the same names
-    common = PriorDraws(jax.random.key(1), priors, size, responders=True)
-    more = prior_mice(PriorSampler(jax.random.key(2), priors, size), common, CurveShape())
-    np.testing.assert_array_equal(more.grown, found.grown)
-    assert more.one.mean() > found.one.mean()
+def test_mice_of_the_priors_have_the_spread_of_every_level(monkeypatch) -> None:
+    """What goes into the curves, against sums of the moments of the priors; each level that were missing would show."""
+    priors, size, given = load_priors(), 4000, []
+
+    def curves(key, law, growth, effect, loss, ln_sigma, *, shape):
+        given.append([np.asarray(each, float) for each in (growth, effect, loss, ln_sigma)] + [law])
+        return jnp.zeros((*growth.shape, len(DAYS)))
+
+    monkeypatch.setattr("vtrial.prior_mice._curves", curves)
+    found = {}
+    for responders in (False, True):
+        given.clear()
+        mice = PriorDraws(jax.random.key(1), priors, size, responders=responders)
+        prior_mice(PriorSampler(jax.random.key(2), priors, size), mice, CurveShape())
+        found[responders] = list(given)
+    sampler = PriorSampler(jax.random.key(3), priors, 200_000)
+
+    def variance(mean: str, *spreads: str) -> float:
+        return sampler.entry(mean).var() + sum(np.square(sampler.entry(name)).mean() for name in spreads)
+
+    def near(values: np.ndarray, expected: float) -> None:
+        """One value a draw: 5 SE of a variance, from the fourth moment; and 1 % for the error of the expectation."""
+        square = np.square(values - values.mean())
+        assert abs(square.mean() - expected) < 5 * square.std() / np.sqrt(size) + 0.01 * expected, (
+            square.mean(),
+            expected,
+        )
+
+    untreated, one, two = found[False]
+    levels = [f"classes.default.between_{name}" for name in ("classes", "drugs", "types")]
+    of_models = np.square(sampler.entry("classes.default.between_models")).mean()
+    widened = np.exp(2 * np.square(sampler.entry("classes.default.ln_between_models_spread"))).mean()
+    near(
+        np.log(untreated[0])[:, 0],
+        variance("growth.mouse.ln_rate", *(f"growth.mouse.between_{n}" for n in ("types", "models"))),
+    )
+    near(one[1][:, 0], variance("classes.default.mean_effect", *levels) + of_models * widened)
+    near(one[2][:, 0], variance("growth.mouse.loss", "growth.mouse.loss_spread"))
+    scales = [f"growth.mouse.ln_residual_between_{name}" for name in ("types", "arms")]
+    near(one[3][:, 0], variance("growth.mouse.ln_residual_sd", *scales))
+    assert not untreated[1].any() and not untreated[2].any() and np.all(np.ptp(two[2], axis=1) == 0)
+    # within a draw: PDX models differ, their tumour type does not
+    within = np.square(sampler.entry("growth.mouse.between_models")).mean()
+    of_draw = np.log(untreated[0]).var(axis=1, ddof=1)
+    assert abs(of_draw.mean() - within) < 5 * of_draw.std() / np.sqrt(size) + 0.01 * within
+    law = one[4]
+    for name, prior in (("omega_mouse", "ln_between_mice_relative"), ("omega_curvature", "ln_curvature_sd")):
+        near(np.log(np.asarray(getattr(law, name), float)), sampler.entry(f"growth.mouse.{prior}").var())
+    near(np.asarray(law.curvature_correlation, float), 0.99**2 / 3)
+    # common responders add their share times their shift to the mean, and to nothing else
+    assert all(np.array_equal(a, b) for a, b in zip(found[True][0][:4], untreated[:4], strict=True))
+    more = (found[True][1][1] - one[1]).mean(axis=1)
+    expected = (
+        sampler.entry("classes.default.responder_share") * sampler.entry("classes.default.responder_shift")
+    ).mean()
+    assert abs(more.mean() - expected) < 5 * more.std() / np.sqrt(size) + 0.01 * expected

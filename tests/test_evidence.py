@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vtrial.curve_summary import residual_covariance
 from vtrial.errors import InputError
-from vtrial.evidence import UNBOUNDED, class_limits, effect_of_tgi, evidence_arrays, read_evidence
+from vtrial.evidence import class_limits, effect_of_tgi, evidence_arrays, read_evidence
+from vtrial.evidence_density import NUM_DAYS, class_arrays
+from vtrial.growth_laws import REFERENCE_VOLUME, fixed_course, time_courses
+from vtrial.model_format import CurveShape
 from vtrial.mrecist import MRECIST, mrecist_class, mrecist_curve
 from vtrial.outcomes import CR, PD, PR, SD
 
@@ -94,27 +98,46 @@ def test_landmarks_of_tgi():
     assert effect_of_tgi(nearly, 0.1, 0.05, 21.0)[0] > 15.0
 
 
-@pytest.mark.parametrize(("growth", "day"), [(0.05, 30.0), (0.12, 21.0), (0.03, 90.0)])
-def test_class_limits_are_where_a_curve_changes_its_class(growth, day):
-    """A curve measured every day, a little below and above each limit, read by the rule of mice."""
-    every = np.arange(0.0, day + 1.0)
-    lower = (PD, SD, PR)
-    for limit, below, above in zip(class_limits(growth, day), lower, (SD, PR, CR), strict=True):
+@pytest.mark.parametrize("law", [CurveShape(), CurveShape(growth="gompertz", deceleration=0.01)])
+@pytest.mark.parametrize(
+    ("growth", "day", "loss"), [(0.05, 30.0, 0.0), (0.12, 21.0, 0.8), (0.03, 90.0, 0.9), (0.06, 60.0, 1.1)]
+)
+def test_class_limits_are_where_a_smooth_course_changes_its_class(growth, day, loss, law):
+    """A curve measured on the days that are looked at and before, a little below and above each limit."""
+    slowing, days = 0.2, np.r_[np.arange(0.0, 10.0), np.linspace(10.0, day, NUM_DAYS)]
+    courses = time_courses(days, law)
+    seen = courses[days >= 10.0]
+    pace, residual = 0.15, 0.1 * np.sqrt(days / 42.0)
+    limits = class_limits(
+        np.array(growth), seen[:, 1], seen[:, 2], np.array(loss), slowing, np.array(pace), residual[days >= 10.0]
+    )
+    for limit, below, above in zip(limits, (PD, SD, PR), (SD, PR, CR), strict=True):
         for effect, expected in ((limit - 1e-3, below), (limit + 1e-3, above)):
-            volume = jnp.asarray(200.0 * np.exp(growth * (1.0 - effect) * every))
-            found = mrecist_class(*mrecist_curve(volume, jnp.asarray(every), jnp.ones(len(every), bool), rule=MRECIST))
+            rate, bend = growth * (1.0 + pace - effect), growth * (loss * effect - slowing)
+            start = np.log(REFERENCE_VOLUME)
+            ln_volume = fixed_course(days, law) + courses @ [start, rate, bend] + residual
+            volume, valid = jnp.asarray(np.exp(ln_volume)), jnp.ones(len(days), bool)
+            found = mrecist_class(*mrecist_curve(volume, jnp.asarray(days), valid, rule=MRECIST))
             assert int(found) == expected, (limit, effect)
 
 
-def test_classes_are_ranges_of_the_effect(tmp_path):
-    text = HEADER_CLASSES + "A,LGSOC,classes,,,,,,0.05,40,1,2,3,4,x\n" + "A,LGSOC,regressions,2,36,,,,,,,,,,y\n"
-    evidence = evidence_arrays(read(tmp_path, text), ("A | BRCA", "A | LGSOC"))
-    assert evidence.count_cell.tolist() == [1] and evidence.r.tolist() == [2]
-    assert evidence.class_cell.tolist() == [1] * 4 and evidence.class_count.tolist() == [4, 3, 2, 1]
-    limits = class_limits(0.05, 40.0)
-    np.testing.assert_allclose(evidence.class_low, [-UNBOUNDED, *limits])
-    np.testing.assert_allclose(evidence.class_high, [*limits, UNBOUNDED])
-    assert limits[0] < 1.0 < limits[1] < limits[2]
+def test_classes_are_rows_of_their_own_with_mice_to_integrate_over(tmp_path):
+    text = HEADER_CLASSES + "A,LGSOC,classes,,,,,,0.05,43,1,2,3,4,x\n" + "A,LGSOC,regressions,2,36,,,,,,,,,,y\n"
+    table, labels, shape = read(tmp_path, text), ("A | BRCA", "A | LGSOC"), CurveShape()
+    evidence = evidence_arrays(table, labels)
+    assert evidence.count_cell.tolist() == [1] and evidence.r.tolist() == [2] and evidence.classes is None
+    classes = class_arrays(table, labels, shape)
+    assert classes is not None and classes.cell.tolist() == [1] and classes.growth.tolist() == [0.05]
+    assert classes.mice.tolist() == [[4, 3, 2, 1]], "from PD to CR, as the effect grows"
+    np.testing.assert_allclose(classes.straight, [np.arange(10.0, 44.0, 3.0)])
+    np.testing.assert_allclose(classes.waning, classes.straight - (1 - np.exp(-0.02 * classes.straight)) / 0.02)
+    # a Sobol rule: moments to a hundredth, not to the tenth of 512 random draws
+    np.testing.assert_allclose(np.cov(classes.deviate.T), np.eye(2), atol=0.02)
+    days = np.r_[0.0, classes.straight[0]]
+    change = np.c_[-np.ones(NUM_DAYS), np.eye(NUM_DAYS)]
+    expected = change @ residual_covariance(days, shape) @ change.T
+    np.testing.assert_allclose(np.cov(classes.residual[0].T), expected, atol=0.04)
+    assert class_arrays(table[table["kind"] != "classes"], labels, shape) is None
 
 
 def test_arrays_index_the_cells_of_the_panel(tmp_path):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
@@ -18,10 +19,19 @@ from scipy import special, stats
 from scipy.linalg import expm
 
 from vtrial.conditional import mouse_draws
+from vtrial.curve_summary import residual_covariance
 from vtrial.dataset import Dataset, read_dataset
 from vtrial.dose_response import DoseResponse
-from vtrial.evidence import UNBOUNDED, Evidence
-from vtrial.model import arrays_of, build_model, evidence_density, log_share_between
+from vtrial.evidence import Evidence
+from vtrial.evidence_density import (
+    NUM_DAYS,
+    MiceOfClasses,
+    class_arrays,
+    class_density,
+    evidence_density,
+    log_share_between,
+)
+from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 
@@ -610,7 +620,7 @@ def test_evidence_density_is_that_of_scipy():
         effect_se=np.array([0.1, 0.3]),
     )
     with jax.enable_x64(True):
-        found = evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega), 0.2)
+        found = evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega))
     share = stats.norm.sf(evidence.threshold, effect[[0, 2, 2]], omega[[0, 2, 2]])
     counts = stats.binom.logpmf(evidence.r, evidence.n, share) - np.log(special.comb(evidence.n, evidence.r))
     spread = np.hypot(omega[[1, 3]], evidence.effect_se)
@@ -619,41 +629,63 @@ def test_evidence_density_is_that_of_scipy():
 
 
 def test_classes_are_a_multinomial_of_one_mouse_each():
-    """Ranges of the effect about mean and spread of a drug, the mouse's own deviation added; then its mixture."""
-    none = np.zeros(0)
-    bounds = np.array([-UNBOUNDED, 0.4, 1.3, 2.5, UNBOUNDED])
-    counts = np.array([5.0, 3.0, 2.0, 1.0])
-    evidence = Evidence(
-        *(none.astype(np.int32), none, none, none, none.astype(np.int32), none, none),
-        *(np.full(4, 1, np.int32), counts, bounds[:-1], bounds[1:]),
-    )
-    effect, omega, spread = np.array([9.0, 0.6]), np.array([9.0, 0.4]), np.hypot(0.4, 0.2)
+    """Shares of classes by drawing mice from the equations; growth, own rate and residual are integrated over."""
+    row = {"drug": "A", "tumour_type": "T", "kind": "classes", "growth_per_day": 0.06, "day": 42.0}
+    shape = CurveShape()
+    classes = class_arrays(pd.DataFrame([row | {"pd": 5.0, "sd": 3.0, "pr": 2.0, "cr": 1.0}]), ("A | T",), shape)
+    assert classes is not None
+    mice = MiceOfClasses(slowing=0.2, between=0.4, pace=0.25, residual=0.3)
+    mean, spread, loss, number = 1.1, 0.35, 0.7, 200_000
+    day, rng = np.linspace(10.0, 42.0, NUM_DAYS), np.random.default_rng(4)
+    waning = day - (1 - np.exp(-0.02 * day)) / 0.02
+    root = np.linalg.cholesky(residual_covariance(np.r_[0.0, day], shape))
 
-    def density(mean):
-        return evidence_density(jax.tree.map(jnp.asarray, evidence), jnp.stack([mean, mean]), jnp.asarray(omega), 0.2)
+    def shares(common: float = 0.0) -> np.ndarray:
+        z = rng.normal(size=(3, number, 1))
+        rho = mean + spread * z[0] + common * (rng.random((number, 1)) < 0.3)
+        growth = 0.06 * np.exp(mice.between * z[1])
+        change = growth * ((1 + mice.pace * z[2] - rho) * day + (loss * rho - mice.slowing) * waning)
+        path = mice.residual * rng.normal(size=(number, NUM_DAYS + 1)) @ root.T
+        best = np.expm1((change + path[:, 1:] - path[:, :1]).min(axis=1))
+        return np.bincount(np.digitize(-best, [-0.35, 0.5, 0.95]), minlength=4) / number
+
+    def share_of(place: int, mean, **mixture):
+        own = classes._replace(mice=np.eye(4)[[place]])
+        given = (jnp.asarray(x) for x in ([mean], [spread], [loss]))
+        return class_density(jax.tree.map(jnp.asarray, own), *given, mice, **mixture)
 
     with jax.enable_x64(True):
-        found, slope = jax.value_and_grad(density)(jnp.asarray(0.6))
-        mixed = evidence_density(
-            jax.tree.map(jnp.asarray, evidence), jnp.asarray(effect), jnp.asarray(omega), 0.2, share=0.3, common=1.1
+        found = [float(share_of(place, mean)) for place in range(4)]
+        mixed = [float(share_of(place, mean, share=0.3, common=1.1)) for place in range(4)]
+        ends = [float(share_of(1, mean + step)) for step in (1e-5, -1e-5)]
+        slope = jax.grad(lambda m: class_density(
+            jax.tree.map(jnp.asarray, classes._replace(mice=np.eye(4)[[1]])), m[None], jnp.asarray([spread]),
+            jnp.asarray([loss]), mice))(jnp.asarray(mean))  # fmt: skip
+        whole = class_density(
+            jax.tree.map(jnp.asarray, classes), *(jnp.asarray([x]) for x in (mean, spread, loss)), mice
         )
-        far = log_share_between(*(jnp.asarray(x) for x in ([30.0, -31.0], [31.0, -30.0], [0.0, 0.0], [1.0, 1.0])))
-        low, high, mean = (jnp.asarray(x) for x in (-UNBOUNDED, 0.4, 0.6))
-        steep = jax.grad(lambda spread: log_share_between(low, high, mean, spread))(0.5)
-    share = np.diff(stats.norm.cdf(bounds, 0.6, spread))
-    alone = counts @ np.log(share)
-    np.testing.assert_allclose(found, alone, rtol=1e-12)
-    whole = stats.multinomial.logpmf(counts, 11, share) - special.gammaln(12) + special.gammaln(counts + 1).sum()
-    np.testing.assert_allclose(alone, whole, rtol=1e-12)
-    step = 1e-5
-    ends = [counts @ np.log(np.diff(stats.norm.cdf(bounds, 0.6 + sign * step, spread))) for sign in (1, -1)]
-    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
-    both = 0.7 * share + 0.3 * np.diff(stats.norm.cdf(bounds, 1.7, spread))
-    np.testing.assert_allclose(mixed, counts @ np.log(both), rtol=1e-12)
-    expected = stats.norm.logsf(30) + np.log1p(-np.exp(stats.norm.logsf(31) - stats.norm.logsf(30)))
-    np.testing.assert_allclose(far, [expected] * 2, rtol=1e-12)
-    at = (0.4 - 0.6) / 0.5
-    np.testing.assert_allclose(steep, -at / 0.5 * stats.norm.pdf(at) / stats.norm.cdf(at), rtol=1e-10)
+    for logs, drawn in ((found, shares()), (mixed, shares(1.1))):
+        # 5 standard errors of the draws; 512 Sobol points are good to one in a hundred
+        error = 5 * np.sqrt(drawn * (1 - drawn) / number) + 0.01 * drawn
+        assert np.all(np.abs(np.exp(logs) - drawn) < error), (np.exp(logs), drawn)
+        assert abs(np.exp(logs).sum() - 1) < 1e-12
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
+    np.testing.assert_allclose(whole, classes.mice[0] @ np.array(found), rtol=1e-12)
+
+
+def test_the_share_between_two_bounds_is_exact_in_both_tails():
+    low, high = np.array([30.0, -31.0, -0.4, 2.0]), np.array([31.0, -30.0, 0.3, 2.0 + 1e-9])
+    with jax.enable_x64(True):
+        found = log_share_between(jnp.asarray(low), jnp.asarray(high))
+        slope = jax.vmap(jax.grad(log_share_between))(jnp.asarray(low), jnp.asarray(high))
+    far = stats.norm.logsf(30) + np.log1p(-np.exp(stats.norm.logsf(31) - stats.norm.logsf(30)))
+    middle = np.log(stats.norm.cdf(0.3) - stats.norm.cdf(-0.4))
+    np.testing.assert_allclose(found[:3], [far, far, middle], rtol=1e-12)
+    # a narrow range: what is left of float64 after the difference of two logarithms
+    np.testing.assert_allclose(found[3], stats.norm.logpdf(2.0) + np.log(1e-9), rtol=1e-6)
+    np.testing.assert_allclose(
+        slope[:3], -np.exp(stats.norm.logpdf(low[:3]) - np.asarray(found[:3])), rtol=1e-8, atol=1e-14
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what is integrated

@@ -146,7 +146,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
     wanted = "BRCA,PDX-0,alpelisib\nBRCA,new,BYL719 + trametinib\n"
     (tmp_path / "pairs.csv").write_text("tumour_type,pdx_model,arm\n" + wanted)
     quick = ("run", "exp.yaml", "--quick")
-    first, again, other, fresh, same, fewer, refused, page, failed, design, study, pairs, left_out = commands(
+    first, again, other, fresh, same, fewer, refused, page, failed, design, study, pairs, left_out, look = commands(
         tmp_path,
         quick,
         quick,
@@ -162,6 +162,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
         ("next-study", "HOME", "--models", "3", "--mice", "2", "--repeats", "2", "--json"),
         ("predict-mice", "HOME", "--pairs", "pairs.csv", "--out", "predicted"),
         ("crossvalidate", "exp.yaml", "--quick", "--leave", "combinations-by-type", "--out", "left"),
+        (*quick, "--set", "fit.sampler=variational", "--out", "look"),
     )
     for told in (first, again, other, fresh, same, fewer, page, design, study, pairs, left_out):
         assert told.code == 0, told.err
@@ -214,6 +215,7 @@ def test_the_whole_path(tmp_path: Path) -> None:
     assert study.files == design.files and f"{folder}/designs/simon.png" in design.files
     pairs_of_the_run(tmp_path / "predicted")
     combinations_left_out(tmp_path / "left")
+    a_first_look(tmp_path / "look", look)
     # every column of every table of this folder, the design's among them, stands in docs/outputs.md
     assert undocumented(home) == {}
 
@@ -259,6 +261,20 @@ def combinations_left_out(folder: Path) -> None:
         gain = own["log_score"] - float(rule["log_score"])
         assert float(rule["log_score_difference"]) == pytest.approx(gain, abs=1e-12)
     assert undocumented(folder) == {}
+
+
+def a_first_look(home: Path, told: Told) -> None:
+    """Everything a run leaves, marked whether or not its own gate is passed; no chain is run."""
+    fit = json.loads((home / "manifest.json").read_text())["fit"]
+    (gate,) = (one for one in fit["gates"] if one["name"] == "k-hat of the normal approximation")
+    assert told.code == (0 if fit["passed"] else 3) and fit["passed"] == all(one["passed"] for one in fit["gates"])
+    assert gate["limit"] == 0.7 and gate["value"] is not None
+    assert "variational start" in told.err and "warm-up" not in told.err
+    assert ("leave out fit.sampler" in told.err) == (not gate["passed"])
+    assert all((home / name).is_file() for name in FILES)
+    assert all("first look: a normal approximation" in row["source"] for row in rows(home / "orr.csv"))
+    page = (home / "report.html").read_text()
+    assert "a normal approximation stands in the place" in page[: page.index("</header>")]
 
 
 def unchanged(files: dict[str, str]) -> dict[str, str]:

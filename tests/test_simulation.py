@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,7 @@ import xarray as xr
 
 from vtrial import pairs, run, simulation
 from vtrial.config import MiceConfig
+from vtrial.errors import InputError
 from vtrial.simulation import MOST_DRAWS, piece_size
 
 COEFFICIENT = np.array([-1.0, 0.5, 0.25])
@@ -35,8 +38,10 @@ class Folder:
         tree.attrs["stopping_gap_days"] = 3.5
         return nullcontext(tree)
 
+    path = Path("a run")
+
     def manifest(self) -> dict[str, Any]:
-        return {}
+        return {"fit": {"key": "of the fit"}}
 
     def write_csv(self, name: str, table: pd.DataFrame) -> None:
         self.written[name] = table
@@ -47,9 +52,14 @@ def inputs() -> SimpleNamespace:
     """Of an experiment whose mice leave with half the odds."""
     data, trial = SimpleNamespace(synthetic=False), SimpleNamespace(engraftment_bias=0.0, cut_off=None)
     mice = MiceConfig(leaving_odds_ratio=0.5)
-    experiment = SimpleNamespace(mice=mice, data=data, trial=trial, is_quick=False)
+    fit = SimpleNamespace(sampler="nuts")
+    experiment = SimpleNamespace(mice=mice, data=data, trial=trial, fit=fit, is_quick=False)
     return SimpleNamespace(
-        experiment=experiment, dataset=None, drug_class={}, priors=SimpleNamespace(with_drugs=lambda _: None)
+        experiment=experiment,
+        dataset=None,
+        drug_class={},
+        priors=SimpleNamespace(with_drugs=lambda _: None),
+        fit_key="of the fit",
     )
 
 
@@ -78,8 +88,9 @@ def test_mice_leave_with_the_odds_asked_for_and_the_table_says_so(inputs, monkey
 def test_predicted_pairs_leave_with_the_odds_of_their_run(inputs, monkeypatch, tmp_path) -> None:
     seen = []
 
-    def predicted(key, tree, dataset, wanted, priors, rule, **_):
-        seen.append(rule)
+    def predicted(key, tree, dataset, wanted, priors, stopping, *, rule):
+        assert rule is None
+        seen.append(stopping)
         return SimpleNamespace(pairs=pd.DataFrame({"arm": ["A"]}), responds=None)
 
     monkeypatch.setattr(run, "RunFolder", Folder)
@@ -89,3 +100,16 @@ def test_predicted_pairs_leave_with_the_odds_of_their_run(inputs, monkeypatch, t
     monkeypatch.setattr(pairs, "arm_table", lambda *_: pd.DataFrame({"arm": ["A"]}))
     run.predict_mice(tmp_path, tmp_path / "pairs.csv", tmp_path / "out")
     assert len(seen) == 1 and has_half_the_odds(seen[0])
+    said = "sensitivity: mice leave their study with 0.5 times the odds of the table"
+    assert set(pd.read_csv(tmp_path / "out" / "pairs.csv")["note"]) == {said}
+    # a table, setting or prior that has changed since: nothing is predicted, nothing written
+    inputs.fit_key = "of another fit"
+    commands = (
+        partial(run.predict_mice, tmp_path, tmp_path / "pairs.csv", tmp_path / "other"),
+        partial(run.sensitivity, tmp_path),
+        partial(run.twin, tmp_path, tmp_path / "twin.csv", seed=1),
+    )
+    for command in commands:
+        with pytest.raises(InputError, match="run `vtrial run` on the experiment"):
+            command()
+    assert len(seen) == 1 and not (tmp_path / "other").exists() and not (tmp_path / "twin.csv").exists()

@@ -62,6 +62,8 @@ def run(
         print("THE FIT DID NOT PASS ITS GATES: the numbers below are not to be relied on.")
         print_answer(failure.folder or out)
         raise
+    if experiment.fit.sampler == "variational":
+        print("FIRST LOOK: a normal approximation in the place of the posterior, its spreads too small.")
     if experiment.is_quick:
         print("QUICK RUN: few draws and loose gates, for a first look only.")
     if experiment.data.synthetic:

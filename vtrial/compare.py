@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from vtrial.report.side_by_side import Comparison
 
 #: settings of a fit that do not change what it is of
-_SAMPLER = {
-    *("sampler", "seed", "chains", "warmup", "draws", "thin", "block", "svi_steps", "target_accept", "max_tree_depth")
-}
-_SAMPLER |= {"mouse_level", "gates"}
+_SAMPLER = {"sampler", "seed", "chains", "warmup", "draws", "thin", "block", "svi_steps", "target_accept"}
+_SAMPLER |= {"max_tree_depth", "mouse_level", "gates"}
 _ROW = ["tumour_type", "arm", "subgroup", "endpoint"]
 _RATES = ["mean", "q05", "q25", "q75", "q95"]
 _RULES = ["tumour_type", "arm", "subgroup", "model", "mean", "q05", "q95", "run"]

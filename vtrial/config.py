@@ -118,7 +118,7 @@ class FitConfig(Section):
     evidence: Texts = Field(default=(), description="CSV tables of published summary results, relative paths")
     sampler: Literal["nuts", "variational"] = Field(
         default="nuts",
-        description="variational: a quick look, draws of the normal approximation that starts NUTS; few pass its gate",
+        description="variational: a first look, by the normal approximation that starts NUTS; spreads are too small",
     )
     seed: Seed = Field(default=1, description="seed of the fit")
     chains: int = Field(default=4, ge=1, le=256, description="number of chains")
@@ -126,7 +126,7 @@ class FitConfig(Section):
     draws: int = Field(default=500, ge=4, le=10_000_000, description="kept draws per chain; R-hat needs 4")
     thin: Count = Field(default=1, description="iterations per kept draw")
     block: Count = Field(default=100, description="iterations per block: progress and checkpoints")
-    svi_steps: Count = Field(default=2000, description="steps of the variational quick look that starts the chains")
+    svi_steps: Count = Field(default=2000, description="steps of the variational fit that starts the chains")
     target_accept: float = Field(default=0.8, gt=0, lt=1, description="target acceptance of NUTS")
     max_tree_depth: int = Field(default=8, ge=1, le=20, description="greatest tree depth of NUTS")
     mouse_level: bool = Field(default=False, description="true keeps the draws of every mouse in posterior.nc too")

@@ -165,7 +165,10 @@ def _mouse_lines(
 ) -> list[Consequence]:
     """Measured mice of new PDX models of a new tumour type: how far they grow, and how many respond."""
     drawn = prior_mice(sampler, mice, shape)
-    pair = [f"class_pairs.default.{name}" for name in ("phi", "gamma", "between_models")]
+    if "responder_share" in mice:
+        classes = [*classes, *(f"classes.default.{name}" for name in OF_RESPONDERS)]
+    rule = ("phi", "phi_spread", "gamma", "gamma_spread", "between_models")
+    pair = [f"class_pairs.default.{name}" for name in rule]
     responding = "of the mice of a new tumour type respond (mRECIST) by day"
     return [
         _line(

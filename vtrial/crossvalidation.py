@@ -115,9 +115,9 @@ def crossvalidation_stage(
     folder.write_csv("arms.csv", arms.assign(note=note))
     folder.write_csv("pairs.csv", pairs.assign(note=note))
     own = {model: fold.name for fold in folds for model in fold.pairs["pdx_model"]} if leave == "pdx-models" else None
-    folder.write_csv("scores.csv", pair_scores(arms, pairs, observed, own))
+    folder.write_csv("scores.csv", pair_scores(arms, pairs, observed, own).assign(note=note))
     if len(tables) > 1:
-        folder.write_csv("rules.csv", rule_scores(tables, observed))
+        folder.write_csv("rules.csv", rule_scores(tables, observed).assign(note=note))
     return entries
 
 

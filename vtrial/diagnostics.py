@@ -133,7 +133,7 @@ def check_gates(table: pd.DataFrame, tree: xr.DataTree, config: FitConfig) -> li
     tree
         The posterior.
     config
-        Its `gates` are the limits.
+        Its `gates` are the limits; that of k-hat is :data:`LARGEST_K`.
     """
     gates = config.gates
     posterior = tree["posterior"].to_dataset()

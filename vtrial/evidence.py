@@ -7,7 +7,7 @@ A row of the table speaks of one drug in one tumour type, whose effect over PDX 
 - ``delayed``, r of n models grew significantly later than control: ``r ~ Binomial(n, P(rho > threshold))``, the
   threshold being what the study could see;
 - ``classes``, of cr + pr + sd + pd mice, one a PDX model, so many are of each mRECIST class (Gao et al. 2015):
-  multinomial, the class following from rho of the model and the deviation of the mouse, see :func:`class_limits`;
+  multinomial, the class being that of the mouse's course, see :class:`Classes` and :func:`class_limits`;
 - ``tgi``, tumour growth inhibition of one model: with G = growth x day the unperturbed ln growth and
   ``TGI = 1 - (exp(G (1 - rho)) - 1) / (exp(G) - 1)``, a normal observation of rho with its delta-method SE.
 """
@@ -23,10 +23,8 @@ import pandas as pd
 from vtrial.errors import InputError
 from vtrial.table import cells_of, content_of
 
-COLUMNS = (
-    *("drug", "tumour_type", "kind", "r", "n", "threshold", "tgi", "tgi_se", "growth_per_day", "day"),
-    *("cr", "pr", "sd", "pd", "source"),
-)
+COLUMNS = ("drug", "tumour_type", "kind", "r", "n", "threshold", "tgi", "tgi_se", "growth_per_day", "day", "cr", "pr",
+           "sd", "pd", "source")  # fmt: skip
 KINDS = {
     "regressions": ("r", "n"),
     "delayed": ("r", "n", "threshold"),
@@ -35,12 +33,22 @@ KINDS = {
 }
 #: mRECIST (Gao et al., Nat Med 2015;21:1318): best change at most -95 % CR, -50 % PR, +35 % SD, read from day 10 on
 BEST_CHANGE, FIRST_DAY = (-0.95, -0.50, 0.35), 10.0
-#: stands for an effect without bound: infinite ones have no gradient
-UNBOUNDED = 1e3
+
+
+class Classes(NamedTuple):
+    """Mice by mRECIST class: C rows, each with the index of its drug x tumour type, and K mice to integrate over."""
+
+    cell: np.ndarray  # [C]
+    mice: np.ndarray  # [C, 4] how many are PD, SD, PR, CR
+    growth: np.ndarray  # [C] 1/day, median over PDX models
+    straight: np.ndarray  # [C, G] the second and third time course (`vtrial.growth_laws`) on the days measured
+    waning: np.ndarray  # [C, G]
+    deviate: np.ndarray  # [K, 2] standard normal, of ln growth and of the mouse's own rate
+    residual: np.ndarray  # [C, K, G] change of the residual since the start, in units of the SD that it settles at
 
 
 class Evidence(NamedTuple):
-    """Rows as arrays: N counts, L effects, K classes, each with the index of its drug x tumour type."""
+    """Rows as arrays: N counts and L effects, each with the index of its drug x tumour type; and the classes."""
 
     count_cell: np.ndarray  # [N]
     r: np.ndarray  # [N]
@@ -49,10 +57,7 @@ class Evidence(NamedTuple):
     effect_cell: np.ndarray  # [L]
     effect: np.ndarray  # [L]
     effect_se: np.ndarray  # [L]
-    class_cell: np.ndarray = np.zeros(0, np.int32)  # [K]
-    class_count: np.ndarray = np.zeros(0)  # [K] mice with an effect in the range of the class
-    class_low: np.ndarray = np.zeros(0)  # [K]
-    class_high: np.ndarray = np.zeros(0)  # [K]
+    classes: Classes | None = None
 
 
 def read_evidence(path: Path) -> pd.DataFrame:
@@ -132,36 +137,46 @@ def effect_of_tgi(tgi, tgi_se, growth_per_day, day):
     return 1.0 - np.log(size) / total, tgi_se * np.expm1(total) / (size * total)
 
 
-def class_limits(growth_per_day, day):
-    """Effects from which a mouse is SD, PR and CR, in this order.
+def class_limits(growth, straight, waning, loss, slowing, pace, residual, xp=np):
+    """Effects from which a mouse is SD, PR and CR, last axis.
 
-    Its volume follows ``exp(growth (1 - rho) t)``. What shrinks is smallest on the last day, what grows on the first
-    that counts, day 10: the best change reaches a limit c where ``growth (1 - rho) t = ln(1 + c)`` on that day. On such
-    curves the limits of mRECIST for the average change (-40, -20 and +30 %) are reached earlier.
+    Its ln volume over that at the start is ``growth ((1 + pace - rho) T_1 + (loss rho - slowing) T_2) + residual``,
+    with the courses T_1 and T_2 of the law of growth. It comes down to a limit c on the day on which that asks for the
+    smallest effect::
+
+        rho(c) = min over days of ((1 + pace) T_1 - slowing T_2 + (residual - ln(1 + c)) / growth) / (T_1 - loss T_2)
+
+    The limits of mRECIST for the average change (-40, -20 and +30 %) are reached with smaller effects.
 
     Parameters
     ----------
-    growth_per_day
-        Growth without treatment, 1/day of volume.
-    day
-        Last day of the study.
+    growth, loss, pace
+        [...], growth in 1/day; pace is what the mouse's own rate adds, over growth.
+    straight, waning, residual
+        T_1, T_2 and the residual of ln volume on the days that are looked at, [..., G].
+    slowing
+        One number.
+    xp
+        numpy or jax.numpy.
     """
-    complete, partial, stable = (np.log1p(change) for change in BEST_CHANGE)
-    return (
-        1.0 - stable / (growth_per_day * FIRST_DAY),
-        1.0 - partial / (growth_per_day * day),
-        1.0 - complete / (growth_per_day * day),
-    )
+    limits = []
+    # an effect of which more is lost than there was works backwards in the end; such days ask for no effect
+    working = xp.maximum(straight - loss[..., None] * waning, 1e-3 * straight)
+    for change in reversed(BEST_CHANGE):
+        rest = (residual - float(np.log1p(change))) / growth[..., None]
+        needed = (1.0 + pace[..., None]) * straight - slowing * waning + rest
+        limits.append(xp.min(needed / working, axis=-1))
+    return xp.stack(limits, axis=-1)
 
 
 def evidence_arrays(table: pd.DataFrame, drug_types: tuple[str, ...]) -> Evidence:
-    """Arrays for the model; `drug_types` are the panel's labels "drug | tumour type"."""
+    """Arrays for the model, but the classes; `drug_types` are the panel's labels "drug | tumour type"."""
     cell = np.array(
         [drug_types.index(f"{d} | {t}") for d, t in zip(table["drug"], table["tumour_type"], strict=True)], np.int32
     )
     kind = table["kind"].to_numpy()
-    is_class, is_effect = kind == "classes", kind == "tgi"
-    is_count = ~is_class & ~is_effect
+    is_effect = kind == "tgi"
+    is_count = ~is_effect & (kind != "classes")
     counts, effects = table[is_count], table[is_effect]
     threshold = np.where(counts["kind"] == "regressions", 1.0, counts.get("threshold", pd.Series(1.0, counts.index)))
     if is_effect.any():
@@ -169,17 +184,6 @@ def evidence_arrays(table: pd.DataFrame, drug_types: tuple[str, ...]) -> Evidenc
     else:
         effect = effect_se = np.zeros(0)
     number = {c: counts[c].to_numpy(float) if c in counts else np.zeros(0) for c in ("r", "n")}
-    known = Evidence(
+    return Evidence(
         cell[is_count], number["r"], number["n"], threshold.astype(float), cell[is_effect], effect, effect_se
-    )
-    if not is_class.any():
-        return known
-    classes = table[is_class]
-    limits = np.stack(class_limits(*(classes[c].to_numpy(float) for c in ("growth_per_day", "day"))), axis=1)
-    bounds = np.pad(limits, ((0, 0), (1, 1)), constant_values=((0, 0), (-UNBOUNDED, UNBOUNDED)))
-    return known._replace(
-        class_cell=np.repeat(cell[is_class], 4),
-        class_count=classes[["pd", "sd", "pr", "cr"]].to_numpy(float).ravel(),
-        class_low=bounds[:, :-1].ravel(),
-        class_high=bounds[:, 1:].ravel(),
     )

@@ -131,6 +131,9 @@ def fit_key(
         del fit["responders"]
     if experiment.fit.sampler == "nuts":
         del fit["sampler"]
+    else:
+        for name in ("warmup", "thin", "target_accept", "max_tree_depth"):  # of chains
+            del fit[name]
     if not experiment.data.dose_columns:
         del data["dose_columns"], data["dose_unit"]
     hashes = {"table": data_sha256, "evidence": list(evidence_sha256s), "priors": priors_sha256}

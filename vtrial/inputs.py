@@ -327,6 +327,8 @@ def marks(experiment: Experiment, manifest: Mapping[str, Any]) -> list[str]:
     marks = []
     if not manifest.get("fit", {}).get("passed", True):
         marks.append("FIT DID NOT PASS ITS GATES")
+    if experiment.fit.sampler == "variational":
+        marks.append("first look: a normal approximation, its spreads too small")
     if experiment.is_quick:
         marks.append("quick")
     if experiment.data.synthetic:

@@ -30,14 +30,13 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import log_ndtr
-from jax.scipy.stats import norm
 
 from vtrial.censored_density import Hidden, censored_density
 from vtrial.censored_rows import Censored
 from vtrial.curve_density import CurveDensity, curve_density, effect_loading
 from vtrial.dose_rows import Dosed
 from vtrial.evidence import Evidence
+from vtrial.evidence_density import MiceOfClasses, class_density, evidence_density
 from vtrial.growth_laws import reference_bend
 from vtrial.levels import (
     Prior,
@@ -53,8 +52,7 @@ from vtrial.levels import (
 from vtrial.marginal import stacked, stacked_matrix
 from vtrial.panel import Combinations, Covariates, Curves, Panel, Sites
 from vtrial.residual_scales import ScaleCoordinates
-from vtrial.responders import log_density as log_density_of_effect
-from vtrial.responders import log_share_above, two_components
+from vtrial.responders import two_components
 from vtrial.treatment import loss_of_arm
 
 # numpyro declares what they return as anything array-like, a bool or an int too; in a model it is an array
@@ -258,10 +256,15 @@ def build_model(
             deterministic("responder_probability", both.probability)
             numpyro.factor("curves", jnp.sum(both.pdx_model))
         if arrays.evidence is not None:
-            of_rows = evidence_density(
-                arrays.evidence, effect, omega_marginal, shared["omega_mouse"], share=share, common=common
-            )
-            numpyro.factor("evidence", of_rows)
+            numpyro.factor("evidence", evidence_density(arrays.evidence, effect, omega_marginal, share, common))
+            if arrays.evidence.classes is not None:
+                classes, cell = arrays.evidence.classes, arrays.evidence.classes.cell
+                # the rows' tumour types and arms may have no curves: spreads are those of a typical one
+                between = jnp.exp(jnp.mean(jnp.log(omega_growth)))
+                residual = jnp.sqrt(jnp.mean(jnp.exp(2.0 * ln_sigma)))
+                mice = MiceOfClasses(shared["slowing"], between, shared["omega_mouse"], residual)
+                own = effect[cell], omega_marginal[cell], loss[cell], mice
+                numpyro.factor("classes", class_density(classes, *own, share, common))
 
     return model
 
@@ -295,53 +298,3 @@ def _record_mice(parts: list[CurveDensity], censored_mouse, hidden: Hidden | Non
     deterministic("cell_effect", jnp.concatenate([part.effect for part in parts]))
     deterministic("cell_spread", jnp.concatenate([part.spread for part in parts]))
     deterministic("cell_loading", jnp.concatenate([stacked(part.loading) for part in parts]))
-
-
-def evidence_density(
-    evidence: Evidence,
-    effect: jax.Array,
-    omega_effect: jax.Array,
-    omega_mouse: Any,
-    *,
-    share: Any = None,
-    common: Any = None,
-) -> jax.Array:
-    """Log likelihood of all rows, given mean and spread of the effect of every drug x tumour type.
-
-    A mRECIST class is of one mouse, whose own rate adds `omega_mouse` to the spread. `share` and `common` are those of
-    common responders (:mod:`vtrial.responders`), if there are any.
-    """
-    mean, spread = effect[evidence.count_cell], omega_effect[evidence.count_cell]
-    if share is None:
-        above = (mean - evidence.threshold) / spread
-        log_above, log_below = log_ndtr(jnp.stack([above, -above]))
-    else:
-        log_above, log_below = log_share_above(evidence.threshold, mean, spread, share, common)
-    counts = evidence.r * log_above + (evidence.n - evidence.r) * log_below
-    mean = effect[evidence.effect_cell]
-    spread = jnp.sqrt(jnp.square(omega_effect[evidence.effect_cell]) + jnp.square(evidence.effect_se))
-    if share is None:
-        observed = norm.logpdf(evidence.effect, mean, spread)
-    else:
-        observed = log_density_of_effect(evidence.effect, mean, spread, share, common)
-    total = jnp.sum(counts) + jnp.sum(observed)
-    if not evidence.class_cell.size:
-        return total
-    mean = effect[evidence.class_cell]
-    spread = jnp.sqrt(jnp.square(omega_effect[evidence.class_cell]) + jnp.square(omega_mouse))
-    bounds = evidence.class_low, evidence.class_high
-    within = log_share_between(*bounds, mean, spread)
-    if share is not None:
-        responders = log_share_between(*bounds, mean + common, spread)
-        within = jnp.logaddexp(jnp.log1p(-share) + within, jnp.log(share) + responders)
-    return total + jnp.sum(evidence.class_count * within)
-
-
-def log_share_between(low: Any, high: Any, mean: jax.Array, spread: jax.Array) -> jax.Array:
-    """Log of the share of a normal distribution that lies between two finite bounds, exact far out in both tails."""
-    below, above = (low - mean) / spread, (high - mean) / spread
-    # the lower tail is the one with precision: mirror what lies above the mean
-    mirror = below + above > 0
-    first, last = jnp.where(mirror, -above, below), jnp.where(mirror, -below, above)
-    log_first, log_last = log_ndtr(jnp.stack([first, last]))
-    return log_last + jnp.log1p(-jnp.exp(log_first - log_last))

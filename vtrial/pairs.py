@@ -83,7 +83,7 @@ def predict_pairs(
     all of them follow it. The fixed ones take the drugs of a combination as the fit knows them alone, in the same PDX
     model and draw:
 
-    - ``hsa``, highest single agent: effect and loss of the drug that does most, as if it were given alone;
+    - ``hsa``, highest single agent: effect and loss of the drug that does most, with the residuals of the combination;
     - ``bliss``: effects add up, phi = 1 and gamma = 0 in :func:`vtrial.treatment.combine`;
     - ``independent``, independent action of mice: one mouse for each drug, each with noise of its own; the pair
       responds if any of them does.
@@ -117,7 +117,7 @@ def predict_pairs(
     mice = [
         _Mouse(pair, tumour_type, model, arm, given)
         for pair, (tumour_type, model, arm) in enumerate(pairs[list(COLUMNS)].itertuples(index=False))
-        for arm, given in (_each_alone(drugs[pair]) if rule == "independent" else ()) or [(arm, drugs[pair])]
+        for arm, given in _simulated(rule, arm, drugs[pair])
     ]
     growth = np.stack([known.growth(mouse.tumour_type, mouse.model) for mouse in mice], axis=1)
     effect = np.stack([known.joint(mouse.tumour_type, mouse.model, mouse.drugs) for mouse in mice], axis=1)
@@ -166,9 +166,9 @@ def arm_table(pairs: pd.DataFrame, responds: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _each_alone(drugs: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
-    """The arms of a combination's drugs, each alone; none of an arm that is no combination."""
-    return [(drug, (drug,)) for drug in drugs] if len(drugs) > 1 else []
+def _simulated(rule: Rule | None, arm: str, drugs: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and drugs of the mice that stand for an arm: itself, or each drug of a combination alone."""
+    return [(drug, (drug,)) for drug in drugs] if rule == "independent" and len(drugs) > 1 else [(arm, drugs)]
 
 
 class _KnownModels:

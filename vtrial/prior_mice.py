@@ -66,16 +66,18 @@ def prior_mice(sampler: PriorSampler, mice: MouseDraws, shape: CurveShape) -> Pr
         lost.append(level(mice.get("loss"), mice.get("omega_loss"), f"loss of {drug}"))
     mean, lost = np.stack(alone, 1), np.stack(lost, 1)
     effect = mean[:, None] + np.stack(spread, 1)[:, None] * of_models(2)
-    if "responder_share" in mice:
-        common = noise.random((size, NUM_MICE)) < mice.get("responder_share")[:, None]
-        effect = effect + (common * mice.get("responder_shift")[:, None])[..., None]
     phi, gamma = (
         level(entry(f"class_pairs.default.{name}"), entry(f"class_pairs.default.{name}_spread"), name)
         for name in ("phi", "gamma")
     )
     pair = [np.broadcast_to(rule[:, None, None, None], (size, NUM_MICE, 2, 2)) for rule in (phi, gamma)]
+    deviation = entry("class_pairs.default.between_models")[:, None] * of_models()[..., 0]
+    if "responder_share" in mice:
+        common = noise.random((size, NUM_MICE)) < mice.get("responder_share")[:, None]
+        effect = effect + (common * mice.get("responder_shift")[:, None])[..., None]
     joint = combine(jnp.asarray(effect), jnp.asarray(pair[0]), jnp.asarray(pair[1]), jnp.ones(effect.shape, bool))
-    joint = np.asarray(joint) + entry("class_pairs.default.between_models")[:, None] * of_models()[..., 0]
+    joint = np.asarray(joint) + deviation
+    # one residual scale of an arm for the three of a draw: they are read one by one
     mean_ln_sigma = level(
         level(entry("growth.mouse.ln_residual_sd"), entry("growth.mouse.ln_residual_between_types"), "residuals, type"),
         entry("growth.mouse.ln_residual_between_arms"),

@@ -318,6 +318,7 @@ def twin(run_dir: Path, out: Path, *, seed: int) -> int:
 
     folder = RunFolder(run_dir)
     inputs = _stored_inputs(folder)
+    _check_same_fit(inputs, folder)
     with folder.open_posterior() as tree:
         table = synthetic_twin(
             jax.random.key(seed),
@@ -339,6 +340,7 @@ def sensitivity(run_dir: Path) -> pd.DataFrame:
 
     folder = RunFolder(run_dir)
     inputs = _stored_inputs(folder)
+    _check_same_fit(inputs, folder)
     table = power_scaling(inputs, folder)
     with folder.lock():
         folder.write_csv("sensitivity.csv", table)
@@ -373,9 +375,8 @@ def predict_mice(run_dir: Path, pairs: Path, out: Path, *, rule: Rule | None = N
     arms = arm_table(predicted.pairs, predicted.responds)
     note = "; ".join(marks(inputs.experiment, folder.manifest()))
     for name, table in (("arms.csv", arms), ("pairs.csv", predicted.pairs)):
-        table["note"] = note
         with whole(Path(out).absolute() / name) as aside:
-            aside.write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+            aside.write_text(table.assign(note=note).to_csv(index=False, lineterminator="\n"), encoding="utf-8")
     return arms
 
 

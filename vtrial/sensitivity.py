@@ -159,7 +159,7 @@ def prior_densities(inputs: Inputs, draws: Draws, tumour_index: int) -> dict[str
             values = np.asarray(draws.get(site), np.float64).reshape(draws.size, -1)
             add(name, np.log(values) if site in OF_LOGARITHM else values)
     if experiment.fit.covariates:
-        labels = [label.split(" | ") for label in draws.labels("class_covariate")]
+        labels = [label.rsplit(" | ", 1) for label in draws.labels("class_covariate")]
         of_key = covariate_priors(experiment, priors, sorted({drug_class for drug_class, _ in labels}))
         for place, (drug_class, covariate) in enumerate(labels):
             add(of_key[f"{covariate}.{drug_class}"], draws.get("covariate_effect")[:, [place]])

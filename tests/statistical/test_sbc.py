@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import constrain_fn
@@ -29,7 +30,8 @@ from scipy.linalg import expm
 import vtrial.curve_density
 from vtrial.dataset import read_dataset
 from vtrial.dose_response import DoseResponse
-from vtrial.evidence import UNBOUNDED, Evidence
+from vtrial.evidence import Evidence
+from vtrial.evidence_density import class_arrays
 from vtrial.inference import Start, first_guess, make_sampler
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS, CurveShape
@@ -139,8 +141,9 @@ def layout(dosed: bool = False, drugs: str = "AB") -> list[tuple[str, str, str, 
 
 MODELS = [f"M{m}" for m in range(9)]
 #: published results beside the curves of three drugs: regressions of n PDX models, the SE of an effect (that of a TGI),
-#: and mice by class, with the effects from which one is SD, PR and CR
-REGRESSED, TGI_SE, NUM_CLASSED, CLASS_LIMITS = ("A | T1", 12), 0.2, 15, (0.4, 0.8, 1.2)
+#: and mice by mRECIST class on days 10 to 42, with their median growth
+REGRESSED, TGI_SE, NUM_CLASSED, CLASS_GROWTH = 12, 0.2, 15, 0.07
+CLASS_DAYS = np.linspace(10.0, 42.0, 12)
 
 
 def has_k(model: str) -> int:
@@ -270,7 +273,7 @@ def simulate(
     of_arm = {(arm, kind): rng.normal(scale[kind], t["omega_ln_sigma_arm"]) for arm, kind in arms}
     t |= {"ln_sigma_type[0]": scale["T1"], "ln_sigma_type[1]": scale["T2"]}
     t |= {f"ln_sigma_arm[{k}]": of_arm[arm] for k, arm in enumerate(arms)}
-    curves, cells, growths = {}, {}, {}
+    curves, cells, growths, sigmas = {}, {}, {}, []
     together = {model: dict.fromkeys(arm for _, own, _, arm in mice if own == model and "+" in arm) for model in MODELS}
     for kind, model, mouse, arm in mice:
         if model not in growths:
@@ -307,6 +310,7 @@ def simulate(
         lost = np.average([loss[part[0], kind] for part in parts], weights=weight) if rho else 0.0
         killed = rho * g * (straight - lost * waning)
         sigma = np.exp(rng.normal(of_arm[arm, kind], t["omega_ln_sigma"]))
+        sigmas.append(sigma)
         curves[mouse] = fixed + start * level + grown - killed + sigma * ROOT @ rng.normal(size=len(DAYS))
     t |= {"ln_growth[0]": np.log(growths["M0"]), "ln_growth[8]": np.log(growths["M8"])}
     # M0 and M1 have lone and replicated single agents behind a combination, M4 a drug that was never given alone
@@ -314,10 +318,23 @@ def simulate(
     rows = {}
     if "C" in drugs:
         above = stats.norm.sf((1.0 - mean["A", "T1"]) / spread["A", "T1"])
-        rows["r"] = np.array([rng.binomial(REGRESSED[1], above)], float)
+        rows["r"] = np.array([rng.binomial(REGRESSED, above)], float)
         rows["effect"] = np.array([rng.normal(mean["C", "T1"], np.hypot(spread["C", "T1"], TGI_SE))])
-        of_mice = rng.normal(mean["B", "T2"], np.hypot(spread["B", "T2"], t["omega_mouse"]), NUM_CLASSED)
-        rows["class_count"] = np.histogram(of_mice, [-np.inf, *CLASS_LIMITS, np.inf])[0].astype(float)
+        # mice of new PDX models, by the limits of mRECIST; the reading error of day 0 is in the change on every day
+        typical = np.exp(np.mean(np.log([between[kind] for kind in ("T1", "T2")])))
+        own = rng.normal(size=(3, NUM_CLASSED, 1))
+        growth, rho = CLASS_GROWTH * np.exp(typical * own[0]), mean["B", "T2"] + spread["B", "T2"] * own[1]
+        _, _, straight, waning = courses(CLASS_DAYS, shape)
+        process = np.exp(-np.abs(CLASS_DAYS[:, None] - CLASS_DAYS) / 15.0)
+        process -= np.exp(-(CLASS_DAYS[:, None] + CLASS_DAYS) / 15.0)
+        path = rng.multivariate_normal(np.zeros(len(CLASS_DAYS)), 0.8 * process + 0.2, NUM_CLASSED)
+        path += np.sqrt(0.2) * (rng.normal(size=path.shape))
+        residual = np.sqrt(np.mean(np.square(sigmas))) * path
+        rate = 1 + t["omega_mouse"] * own[2] - rho
+        course = growth * (rate * straight + (loss["B", "T2"] * rho - t["slowing"]) * waning) + residual
+        best = np.expm1(course.min(axis=1))
+        classed = [best > 0.35, (best <= 0.35) & (best > -0.5), (best <= -0.5) & (best > -0.95), best <= -0.95]
+        rows["mice"] = np.array([[which.sum() for which in classed]], float)
     return t, curves, rows
 
 
@@ -374,12 +391,12 @@ def designed(tmp_path_factory, shape: CurveShape, law: str = "none", drugs: str 
 def published(panel: Panel) -> Evidence:
     """One row of each kind, as the table would give them; what was observed is replaced data set by data set."""
     cell = {name: np.array([panel.labels.drug_type.index(name)], np.int32) for name in ("A | T1", "C | T1", "B | T2")}
-    bounds = np.array([-UNBOUNDED, *CLASS_LIMITS, UNBOUNDED])
-    return Evidence(
-        *(cell["A | T1"], np.zeros(1), np.array([float(REGRESSED[1])]), np.ones(1)),
-        *(cell["C | T1"], np.zeros(1), np.full(1, TGI_SE)),
-        *(np.repeat(cell["B | T2"], 4), np.zeros(4), bounds[:-1], bounds[1:]),
+    row = {"drug": "B", "tumour_type": "T2", "kind": "classes", "growth_per_day": CLASS_GROWTH, "day": CLASS_DAYS[-1]}
+    classes = class_arrays(
+        pd.DataFrame([row | dict.fromkeys(("pd", "sd", "pr", "cr"), 0.0)]), panel.labels.drug_type, panel.shape
     )
+    counted = (cell["A | T1"], np.zeros(1), np.array([float(REGRESSED)]), np.ones(1))
+    return Evidence(*counted, cell["C | T1"], np.zeros(1), np.full(1, TGI_SE), classes)
 
 
 def statistics_of(design: Design, curves: dict[str, np.ndarray]) -> np.ndarray:
@@ -429,7 +446,10 @@ def ranks_of(design: Design, seed: int, num_data_sets: int, batch: int) -> tuple
         def one_fit(item):
             key, numbers, observed = item
             own = arrays._replace(curves=arrays.curves._replace(statistics=numbers))
-            own = own._replace(evidence=own.evidence._replace(**observed)) if observed else own
+            if observed:
+                classes = own.evidence.classes._replace(mice=observed["mice"])
+                published = {name: observed[name] for name in ("r", "effect")}
+                own = own._replace(evidence=own.evidence._replace(classes=classes, **published))
             state = sampler.init(key, jnp.zeros_like(ravel_pytree(guess)[0]))
 
             # warm-up and draws in one loop, so that the sampler is compiled once
