@@ -20,11 +20,11 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import potential_energy
 
 from vtrial.experiment import load_experiment
-from vtrial.inference import first_guess
 from vtrial.inputs import read_inputs
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import PRIORS
 from vtrial.panel import build_panel
+from vtrial.variational import first_guess
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STEPS, RUNS = 200, 7

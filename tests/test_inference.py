@@ -24,17 +24,15 @@ from vtrial.inference import (
     STATISTICS,
     block_runner,
     constrain,
-    first_guess,
     fit,
     initial_state,
     make_sampler,
-    normal_draws,
     sample_blocks,
     share_adaptation,
     sharing_times,
-    variational_start,
 )
 from vtrial.store import RunFolder
+from vtrial.variational import first_guess, normal_draws, variational_start
 
 CPU = jax.devices("cpu")
 SIGMA = 0.5

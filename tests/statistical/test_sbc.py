@@ -32,11 +32,12 @@ from vtrial.dataset import read_dataset
 from vtrial.dose_response import DoseResponse
 from vtrial.evidence import Evidence
 from vtrial.evidence_density import class_arrays
-from vtrial.inference import Start, first_guess, make_sampler
+from vtrial.inference import make_sampler
 from vtrial.model import arrays_of, build_model
 from vtrial.model_format import DOSE_PRIORS, PRIORS, RESPONDER_PRIORS, CurveShape
 from vtrial.panel import Panel, build_panel
 from vtrial.posterior import PDX_MODEL_LEVEL, POPULATION
+from vtrial.variational import Start, first_guess
 
 LOSS_RATE = 0.05
 SHAPES = {
