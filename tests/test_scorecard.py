@@ -116,6 +116,7 @@ def fitted(tmp_path, monkeypatch):
     made = SimpleNamespace(
         name="tiny",
         is_quick=False,
+        fit=SimpleNamespace(sampler="nuts"),
         data=data,
         prior_paths=lambda: [],
         mice=SimpleNamespace(leaving_odds_ratio=1.0),

@@ -21,7 +21,7 @@ from vtrial.model_format import CurveShape
 from vtrial.responders import log_density, log_share_above
 
 #: measurements of a mouse from day 10 on, and mice that are integrated over
-NUM_DAYS, NUM_MICE = 12, 512
+NUM_DAYS, NUM_MICE = 12, 256
 
 
 def evidence_density(
