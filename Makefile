@@ -7,6 +7,8 @@ VENV ?= .venv
 EXTRAS ?=
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
+# worksteal leaves the tests of a module together, with what they share compiled once
+workers := -n $(PYTEST_WORKERS) --dist worksteal
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 empty :=
@@ -35,10 +37,10 @@ run: $(installed) ## install, then run the default experiment (experiments/lgsoc
 	$(bin)/vtrial run experiments/lgsoc.yaml
 
 test: $(installed_dev) ## install, then the fast tests
-	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "not slow and not workflow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
+	$(bin)/python -m pytest $(workers) -m "not slow and not workflow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
 
 test-workflows: $(installed_dev) ## the tutorial, notebooks, kill and resume: whole workflows, a minute each
-	$(bin)/python -m pytest -n $(PYTEST_WORKERS) -m "workflow and not slow" $(PYTEST_ARGS)
+	$(bin)/python -m pytest $(workers) -m "workflow and not slow" $(PYTEST_ARGS)
 
 test-slow: $(installed_dev) ## the statistical tests that take minutes each
 	$(bin)/python -m pytest -m "slow and not gpu and not slurm and not browser" $(PYTEST_ARGS)
