@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from vtrial.disk import whole
 from vtrial.errors import InputError
+from vtrial.experiment import load_resolved
+from vtrial.inputs import marks
 from vtrial.sweep import Sweep, manifest_of, state_of
 
 TABLE, PAGE = "arms.csv", "compare.html"
@@ -45,7 +45,9 @@ def collected(sweep: Sweep) -> pd.DataFrame:
             ]
             rows[f"mean_{model}"] = found
         rows["gates_passed"] = state.word == "done"
-        rows["marks"] = "; ".join(_marks(manifest_of(folder)))
+        manifest = manifest_of(folder)
+        experiment = load_resolved(folder.file("experiment.yaml"), bool(manifest.get("quick", False)))
+        rows["marks"] = "; ".join(marks(experiment, manifest))
         settings = {key: _cell(one.settings.get(key)) for key in keys}
         for place, (name, value) in enumerate({"scenario": one.number, "id": one.id, **settings}.items()):
             rows.insert(place, name, [value] * len(rows))
@@ -74,10 +76,6 @@ def write_collected(sweep: Sweep, table: pd.DataFrame) -> list[Path]:
         with whole(sweep.folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return [sweep.folder / name for name in contents]
-
-
-def _marks(manifest: Mapping[str, Any]) -> list[str]:
-    return [said for key, said in (("quick", "quick"), ("synthetic", "synthetic data")) if manifest.get(key)]
 
 
 def _cell(value: object) -> object:
