@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Compiling is most of the tests' time: what one worker, pass or interpreter has compiled, the next one reads.
+# Compiling is most of the tests' time: what one worker or pass has compiled, the next one with the same JAX reads.
 jax.config.update("jax_compilation_cache_dir", str(_REPOSITORY / "build" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

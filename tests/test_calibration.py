@@ -81,6 +81,7 @@ def weights(sampler: PriorSampler, level: float, trials) -> np.ndarray:
     return weight / weight.sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("left_out", [(), (1, 2)])
 def test_draws_are_those_of_importance_weights_independent_derivation(sampler, left_out) -> None:
     """The hierarchy by the names of the translation, weighted by scipy: every rate, ln lambda and share of resistant.

@@ -131,6 +131,7 @@ def test_amount_is_the_sum_of_single_doses():
     np.testing.assert_array_equal(again, ours)
 
 
+@pytest.mark.long
 def test_amount_is_smooth_where_the_rates_are_equal():
     time, zero, one = jnp.asarray([0.1, 1.0, 5.0]), jnp.asarray([0.0]), jnp.asarray([1.0])
     k = 0.7

@@ -513,6 +513,7 @@ def test_density_without_combinations(tmp_path):
     assert_explicit(point, dataset, panel)
 
 
+@pytest.mark.long
 def test_density_under_gompertz_growth(tmp_path):
     dataset = table_of(tmp_path, SMALL)
     panel = build_panel(dataset, CLASSES, SHAPE._replace(growth="gompertz", deceleration=0.012))
@@ -541,6 +542,7 @@ DOSED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("law", ["emax", "log_linear"])
 def test_density_of_drugs_at_several_doses(tmp_path, law):
     """One effect of a drug in a PDX model, scaled by the dose, in curves, sites given lone mice, and combinations."""
@@ -628,6 +630,7 @@ def test_evidence_density_is_that_of_scipy():
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+@pytest.mark.long
 def test_classes_are_a_multinomial_of_one_mouse_each():
     """Shares of classes by drawing mice from the equations; growth, own rate and residual are integrated over."""
     row = {"drug": "A", "tumour_type": "T", "kind": "classes", "growth_per_day": 0.06, "day": 42.0}

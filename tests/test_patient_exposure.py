@@ -120,6 +120,7 @@ def test_the_same_patients_in_another_order_of_arms_and_alone():
     np.testing.assert_array_equal(counts.best_response[0, 3:5], counts.best_response[0, :2])
 
 
+@pytest.mark.long
 def test_missed_doses_cost_responses():
     points = points_of()
     rates = [

@@ -93,6 +93,7 @@ def test_density_is_the_sum_over_all_assignments_of_dense_normals(small, number)
         np.testing.assert_allclose(point.log_density, expected, rtol=1e-8, atol=1e-6)
 
 
+@pytest.mark.long
 def test_one_pdx_model_is_a_mixture_of_two_multivariate_normals(tmp_path):
     """A PDX model of three mice, each curve with its effect integrated out: the block's density to 1e-8."""
     mice = {name: row for name, row in SMALL.items() if row[1] in ("M1", "M4") and "+" not in row[2]}
@@ -316,6 +317,7 @@ def test_pairs_know_which_pdx_models_respond(tmp_path):
         assert found["probability"].tolist() == [1.0, 0.0, share]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("numbers", [pytest.param("independent", marks=pytest.mark.slow), "sobol"])
 def test_patients_respond_to_every_drug_or_to_none(numbers):
     """The same people as without the component, and a share of them with every effect larger by the shift."""

@@ -191,6 +191,7 @@ def test_it_compiles_once_whatever_the_numbers():
     assert trial._simulate._cache_size() == compiled
 
 
+@pytest.mark.long
 def test_wide_numbers_change_nothing(counts):
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), law_of())
@@ -199,6 +200,7 @@ def test_wide_numbers_change_nothing(counts):
     equal(counts, wide)
 
 
+@pytest.mark.long
 def test_four_devices_do_not_change_a_count(counts, repository):
     program = """
 import json, jax
@@ -301,6 +303,7 @@ def test_additive_kill_is_the_bliss_row():
     np.testing.assert_array_equal(counts.best_response[:, AB], counts.best_response[:, BLISS])
 
 
+@pytest.mark.long
 def test_a_drug_that_is_resisted_is_as_if_it_had_not_been_given():
     """Everybody resists b: its combination with a, and Bliss, are a alone; everybody resists all: no regimen differs.
 
@@ -320,6 +323,7 @@ def test_a_drug_that_is_resisted_is_as_if_it_had_not_been_given():
         np.testing.assert_array_equal(nothing, np.broadcast_to(nothing[:, :1], nothing.shape))
 
 
+@pytest.mark.long
 def test_rates_of_one_drug_mix_the_resistant_and_the_rest():
     """(1 - r) of the rate without resistance and r of that of a drug without effect, within SIGMA standard errors."""
     share, drug = 0.3, [A, C]
@@ -476,6 +480,7 @@ def cut_off(law: PatientLaw, accrual: float, after: float) -> PatientLaw:
     return law._replace(accrual=jnp.full(NUM_DRAWS, accrual), cut_off=jnp.full(NUM_DRAWS, after))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("numbers", ["independent", "sobol"])
 def test_at_a_cut_off_patients_have_been_followed_since_they_entered(numbers):
     # c alone: a PR at 56 days that the visit of day 112 confirms; followed for 250 - 200 u days
@@ -494,6 +499,7 @@ def test_at_a_cut_off_patients_have_been_followed_since_they_entered(numbers):
     np.testing.assert_allclose(ends, [0.03, 0.28, 0.28, 0.28, 0.13, 0.0], atol=SIGMA * 0.5 / math.sqrt(num))
 
 
+@pytest.mark.long
 def test_a_late_cut_off_is_none_and_an_earlier_one_takes_from_the_same_patients(counts):
     equal(counts, simulate(cut_off(law_of(), 365.0, 365.0 + 336.0)))
     early = simulate(cut_off(law_of(), 150.0, 200.0))
@@ -652,6 +658,7 @@ def endpoints():
     return jax.tree.map(np.asarray, both)
 
 
+@pytest.mark.long
 def test_endpoints_leave_the_counts_as_they_are(counts, endpoints):
     equal(counts, endpoints[0])
 
@@ -680,6 +687,7 @@ def test_endpoints_agree_with_the_best_response(counts, endpoints):
     assert more.course[..., 2].any()
 
 
+@pytest.mark.long
 def test_days_of_the_endpoints_are_those_of_the_visits_that_were_made():
     """Every patient's days from their course, by the functions for one patient, against the counts."""
     num = 400
@@ -728,6 +736,7 @@ def test_days_and_visits_of_the_endpoints_hold_the_same_patients(endpoints):
     assert not by_kind[days < 56, 1].any() and by_kind[days < 56, 2].any()
 
 
+@pytest.mark.long
 def test_late_last_visits_do_not_take_a_curve_to_nothing():
     """Nobody leaves: before the planned day of a visit the curve is that of the visits before it, to rounding.
 
@@ -761,6 +770,7 @@ def test_deaths_are_dated_on_their_own_day():
         assert abs(deaths[: day + 1].sum() / num - share) <= SIGMA * math.sqrt(share * (1 - share) / num)
 
 
+@pytest.mark.long
 def test_without_late_visits_nothing_is_counted_by_the_day():
     law = law_of(visit_delay=0.0)
     settings = dict(num_patients=BLOCK, devices=ONE_DEVICE, chunk=1)
@@ -796,6 +806,7 @@ def replicates():
     return rates
 
 
+@pytest.mark.long
 def test_sobol_and_independent_numbers_agree_within_their_errors(replicates):
     sobol, independent = replicates["sobol"], replicates["independent"]
     error = np.sqrt((sobol.var(0, ddof=1) + independent.var(0, ddof=1)) / REPLICATES)
@@ -814,6 +825,7 @@ def test_the_error_that_is_stated_is_the_error(replicates):
     assert np.median(replicates["sobol"].var(0, ddof=1) / binomial) < 0.5
 
 
+@pytest.mark.long
 def test_sobol_patients_do_not_hang_on_what_is_asked_for():
     first = simulate(law_of(), numbers="sobol")
     equal(first, simulate(law_of(), numbers="sobol", devices=jax.devices()[:2], chunk=3))
@@ -824,6 +836,7 @@ def test_sobol_patients_do_not_hang_on_what_is_asked_for():
     np.testing.assert_array_equal(turned.best_response, first.best_response[:, [C, AB, A, PART_B, PART_A, BLISS]])
 
 
+@pytest.mark.long
 def test_what_a_law_does_not_have_is_left_out_without_a_change():
     none = ("new_lesion_hazard", "discontinuation_hazard", "missed_visit", "reader_effect", "visit_delay")
     quiet = law_of(**dict.fromkeys(none, 0.0), resistant_share=np.zeros(3))

@@ -566,7 +566,7 @@ def test_the_generator_and_the_model_agree_on_what_is_ranked(designs, law):
     ("law", "seed"),
     [
         ("exponential", 103),
-        ("gompertz", 111),
+        pytest.param("gompertz", 111, marks=pytest.mark.slow),
         ("emax, covariate", 121),
         pytest.param("common responders", 131, marks=pytest.mark.slow),
     ],
